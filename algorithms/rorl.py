@@ -1,0 +1,290 @@
+"""RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang et al., NeurIPS 2022, arXiv:2206.02829.
+
+SAC-N with 10 critics and three regularisers at states s^ = s + delta close to the data's: the policy and the values must change little
+between s and the worst s^ (smoothing), and at s^, with the policy's own actions, every critic is pulled down in proportion to the
+ensemble's disagreement (the OOD loss). Smoothing alone would spread optimism to unseen states; the OOD loss makes it conservative.
+
+    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, shared by the batch; sigma: std of the dataset's observations         (1)
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s')                                             (2)
+    L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                                      (3)
+    c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)                        (4)
+    L_Q = mean_b max_j c(b, j)                                                                                                (5)
+    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = constant [Qk(s^, a^) - lambda std_k Qk(s^, a^)]             (6)
+    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                                         (7)
+    critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                                          (8)
+    J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                                            (9)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)] + beta_pi mean_b max_j J(b, j)                                (10)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                                                  (11)
+
+Paper / authors' code / here (always the code, it made the table, but for the first point):
+- Until 2022-11-26 the released code compared Q(s^_b, a_b) with Q of ANOTHER row of the batch (authors' issue 1), and Table 1 is older than the
+  fix. Here: the corrected loss; --q-smooth-misaligned is the old one. Run both before you claim a reproduction.
+- (3) is a sum over critics, (5) and (6) are means: per critic their weights are beta / N. The paper's per-critic equations would
+  regularise 10 times harder.
+- (9): the paper has a factor 1/2. (6): the paper's std divides by N, the code's by N - 1.
+- (5), (10): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's mean.
+- lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay from update 100,002 on).
+- Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda 0.1) and walker2d-expert (lambda_min 0.7).
+- The worst s^ is found without a graph and only then run with one: same gradients, a third of the time (README, Speed).
+
+Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^, a^): falls as (6) works; lambda (7);
+pi_smooth, mean_b max_j J, falls below 0.1; the rest as in sac_n.py.
+
+Read before: sac_n.py (networks equal; three losses more).  Run: python algorithms/rorl.py --env hopper-medium-v2
+The models that the paper attacks: --config attack (halfcheetah-medium, walker2d-medium, hopper-medium).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run, RunArgs, cli
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
+    updates: int = 3_000_000  # gradient steps
+    num_critics: int = 10  # N
+    batch_size: int = 256  # B
+    lr: float = 3e-4  # of critics, actor and log_alpha
+    gamma: float = 0.99  # discount in (2)
+    tau: float = 0.005  # Polyak step of the target critics
+    num_perturbations: int = 20  # n in (1)
+    eps_q: float = 0.005  # radius of (5), in units of the observations' std
+    beta_q: float = 1e-4  # weight of (5)
+    tau_q: float = 0.2  # in (4): rises of Q weigh 1 - tau_q, falls tau_q
+    eps_pi: float = 0.005  # radius of (9)
+    beta_pi: float = 0.1  # its weight in (10)
+    eps_ood: float = 0.01  # radius of (6); 0 still draws n policy actions at s itself
+    beta_ood: float = 0.5  # weight of (6)
+    lambda_max: float = 1.0  # lambda in (6) at the start
+    lambda_min: float = 0.5  # where it stays
+    lambda_dec: float = 1e-6  # its step down per update
+    q_smooth_misaligned: bool = False  # (4) as released before 2022-11-26: against another row's Q
+
+
+def _rows(flags: str, table: dict[str, tuple]) -> dict[str, dict]:
+    return {dataset: dict(zip(flags.split(), row)) for dataset, row in table.items()}
+
+
+PAPER = _rows("num_perturbations eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {  # authors' code, 2023-02-16
+    "halfcheetah-random-v2": (20, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "halfcheetah-medium-v2": (10, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "halfcheetah-medium-expert-v2": (10, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "halfcheetah-medium-replay-v2": (10, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "halfcheetah-expert-v2": (10, 0.005, 0.1, 0.005, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "hopper-random-v2": (20, 0.005, 0.1, 0.005, 0.01, 0.5, 1.0, 0.5, 1e-6),
+    "hopper-medium-v2": (20, 0.005, 0.1, 0.005, 0.01, 0.5, 2.0, 0.1, 1e-6),
+    "hopper-medium-expert-v2": (20, 0.005, 0.1, 0.005, 0.01, 0.5, 3.0, 1.0, 1e-6),
+    "hopper-medium-replay-v2": (20, 0.005, 0.1, 0.005, 0.01, 0.5, 0.1, 0.0, 1e-6),
+    "hopper-expert-v2": (20, 0.005, 0.1, 0.005, 0.01, 0.5, 4.0, 1.0, 1e-6),
+    "walker2d-random-v2": (20, 0.005, 1.0, 0.005, 0.01, 0.5, 5.0, 0.5, 1e-5),
+    "walker2d-medium-v2": (20, 0.01, 1.0, 0.01, 0.01, 0.1, 1.0, 0.1, 5e-7),
+    "walker2d-medium-expert-v2": (20, 0.01, 1.0, 0.01, 0.01, 0.1, 0.1, 0.1, 0.0),
+    "walker2d-medium-replay-v2": (20, 0.01, 1.0, 0.01, 0.01, 0.1, 0.1, 0.1, 0.0),
+    "walker2d-expert-v2": (20, 0.005, 1.0, 0.005, 0.01, 0.5, 1.0, 0.5, 1e-6),
+})
+ATTACK = _rows("eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {  # the separate models of the attack figures
+    "halfcheetah-medium-v2": (0.05, 1.0, 0.03, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "walker2d-medium-v2": (0.07, 0.5, 0.03, 0.03, 0.5, 1.0, 0.1, 1e-6),
+    "hopper-medium-v2": (0.005, 0.1, 0.005, 0.02, 0.5, 2.0, 0.1, 1e-6),
+})
+
+
+# same as sac_n.py
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
+
+
+# same as sac_n.py
+class Actor(nn.Module):
+    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then linear heads for mean and log std, each A wide."""
+
+    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", obs_mean.clone())
+        self.register_buffer("obs_scale", obs_scale.clone())
+        sizes = [obs_size, 256, 256, 256]
+        self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
+        self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
+        self.head_bias = uniform((2 * action_size,), 1e-3, rng)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std of z before tanh, each (B, A)."""
+        x = (obs - self.obs_mean) / self.obs_scale
+        for weight, bias in zip(self.weights, self.biases):
+            x = nn.functional.linear(x, weight, bias).relu_()
+        mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
+        return mean, log_std.clamp(-5, 2)
+
+    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (B, A) and its log probability (B,)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        action = torch.tanh(mean + log_std.exp() * noise)
+        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+
+    def act(self, obs: Tensor) -> Tensor:
+        return torch.tanh(self(obs)[0])
+
+
+# same as sac_n.py
+class Critics(nn.Module):
+    """N networks S + A -> 256 -> 256 -> 256 -> 1 on raw observations (B, S) and actions (B, A), as one batched matmul -> (N, B)."""
+
+    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", obs_mean.clone())
+        self.register_buffer("obs_scale", obs_scale.clone())
+        sizes = [obs_size + action_size, 256, 256, 256]
+        self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
+        self.weights.append(uniform((num, 256, 1), 3e-3, rng))
+        self.biases.append(uniform((num, 1, 1), 3e-3, rng))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
+        x = x.expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+        return x.squeeze(-1)
+
+
+def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
+    """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # this form does not cancel where the two are nearly equal
+    return (2 * torch.sinh(log_std - near_log_std) ** 2 + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (9)
+
+
+# same as td3_bc.py
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+class RORL:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        self.args, self.data = args, data
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        sizes = data.obs_size, data.action_size, data.obs_mean.cpu(), data.obs_std.cpu() + 1e-6, init
+        self.actor = Actor(*sizes).to(data.device)
+        self.critics = Critics(args.num_critics, *sizes).to(data.device)
+        self.target_critics = Critics(args.num_critics, *sizes).to(data.device).requires_grad_(False)  # code: a second draw
+        self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
+        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], **adam)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
+        self.step = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (7)
+
+    @property
+    def phase(self) -> bool:
+        """Whether the next update has an OOD loss (see common/graph.py)."""
+        args = self.args
+        return args.beta_ood > 0 and max(args.lambda_max - self.step * args.lambda_dec, args.lambda_min) > 1e-12
+
+    def perturbations(self, eps: float) -> Tensor:
+        noise = torch.rand(self.args.num_perturbations, self.data.obs_size, generator=self.rng, device=self.data.device)
+        return (2 * noise - 1) * eps * self.data.obs_std  # (1), (n, S)
+
+    @torch.no_grad()
+    def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
+        next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
+        next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
+        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (2), (B,)
+
+    def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
+        return ((q - target) ** 2).mean(1).sum()  # (3)
+
+    def asymmetric(self, change: Tensor) -> Tensor:
+        """(N, ...) -> (...)"""
+        tau_q = self.args.tau_q
+        return ((1 - tau_q) * change.clamp(min=0) ** 2 + tau_q * change.clamp(max=0) ** 2).mean(0)  # (4)
+
+    def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
+        """`q`: (N, B) at (s, a), with its graph."""
+        delta, (n, b) = self.perturbations(self.args.eps_q), (self.args.num_perturbations, len(batch.obs))
+        pairs = torch.arange(b * n, device=q.device)
+        partner = (pairs % b if self.args.q_smooth_misaligned else pairs // n).view(b, n)  # row whose Q stands at (b, j)
+        with torch.no_grad():
+            near_q = self.critics((batch.obs[:, None] + delta).flatten(0, 1), batch.action.repeat_interleave(n, 0))
+            worst = self.asymmetric(near_q.view(-1, b, n) - q[:, partner]).argmax(1)  # (B,)
+        partner = partner.gather(1, worst[:, None]).squeeze(1)
+        return self.asymmetric(self.critics(batch.obs + delta[worst], batch.action) - q[:, partner]).mean()  # (5)
+
+    def ood_loss(self, obs: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """(6) and the mean std in it; `penalty` is lambda."""
+        obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)  # (B n, S)
+        with torch.no_grad():
+            action, _ = self.actor.sample(*self.actor(obs), self.rng)
+        q = self.critics(obs, action)  # (N, B n)
+        std = q.detach().std(0)
+        return ((q.detach() - penalty * std - q) ** 2).mean(), std.mean()  # (6)
+
+    def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        """`mean`, `log_std`: (B, A) of pi(s), with their graph."""
+        delta = self.perturbations(self.args.eps_pi)
+        with torch.no_grad():
+            near = (x.unflatten(0, (len(obs), -1)) for x in self.actor((obs[:, None] + delta).flatten(0, 1)))  # (B, n, A)
+            worst = jeffreys(mean[:, None], log_std[:, None], *near).argmax(1)  # (B,)
+        return jeffreys(mean, log_std, *self.actor(obs + delta[worst])).mean()
+
+    def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor, smoothing: Tensor) -> Tensor:
+        return (alpha * log_prob - q.min(0).values).mean() + self.args.beta_pi * smoothing  # (10)
+
+    def alpha_loss(self, log_prob: Tensor) -> Tensor:
+        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (11)
+
+    def update(self) -> dict[str, Tensor]:
+        args, has_ood, zero = self.args, self.phase, torch.zeros((), device=self.data.device)
+        batch = self.data.sample(args.batch_size, self.rng)
+        alpha = self.log_alpha.detach().exp()
+        penalty = (args.lambda_max - self.count * args.lambda_dec).clamp(min=args.lambda_min)  # (7)
+        mean, log_std = self.actor(batch.obs)
+        action, log_prob = self.actor.sample(mean, log_std, self.rng)
+        alpha_loss = self.alpha_loss(log_prob)
+        pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if args.eps_pi > 0 and args.beta_pi > 0 else zero
+        actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha, pi_smooth)
+        target = self.critic_target(batch, alpha)
+        q = self.critics(batch.obs, batch.action)
+        q_smooth = self.q_smoothing(batch, q) if args.eps_q > 0 and args.beta_q > 0 else zero
+        ood_loss, ood_std = self.ood_loss(batch.obs, penalty) if has_ood else (zero, zero)
+        critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (8)
+        self.step += 1
+        self.count += 1
+        optimizers = self.alpha_optimizer, self.actor_optimizer, self.critic_optimizer
+        for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
+            optimizer.zero_grad()
+            loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
+        for optimizer in optimizers:
+            optimizer.step()
+        polyak(self.target_critics, self.critics, args.tau)
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(), "q_smooth": q_smooth,
+                "q_ood_std": ood_std, "lambda": penalty, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
+                "alpha": alpha, "entropy": -log_prob.mean()}
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    agents = [RORL(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update()
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    cli(main, Args, PAPER, attack=ATTACK)

@@ -1,0 +1,207 @@
+"""SAC-N: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021, arXiv:2110.01548.
+
+Soft Actor-Critic on a fixed dataset, with N critics instead of two. Where critics agree (actions that the data cover) their minimum is near
+their mean; where they do not it is far below: for N Gaussian critics about m - c_N std, with c_2 = 0.56, c_10 = 1.54, c_500 = 3.04. So the
+minimum is a penalty for uncertainty whose strength grows with N, and nothing else is added. EDAC, PBRL and RORL start from here.
+
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient          (1)
+    critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                         (2)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)               (3)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A          (4)
+    log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)         (5)
+
+Paper / authors' code / here:
+- (2): the paper writes it per critic, the code sums over critics. Same gradients here, but EDAC and RORL add terms weighed against the SUM.
+- All losses are taken at the parameters before the update, then come three steps; alpha is the old one. Here: the same.
+- Critics start with true fan-in bounds; the actor's hidden layers with 1/sqrt(256) in every layer, the first too, because the authors'
+  fan-in helper reads the output size of an ordinary layer. Here: the same. Hidden biases are 0.1, output layers nearly 0.
+- Target critics are a second random draw, not a copy. Here: the same; with tau = 0.005 it is forgotten in about a thousand updates.
+- Actor steps leave no gradient in the critics here; the authors compute one and throw it away. Same result.
+- `--config sac-10` is the baseline of RORL's Table 1: N = 10 on standardised observations. It fails on hopper, as published (0.8 on medium).
+- N: values that CORL lists; rows marked "unverified" in PAPER were never confirmed by a source.
+
+Logged: critic_loss (2) / N; q, mean of Qk(s, a), and q_max: healthy is level, at the discounted return; past 1e6 the ensemble is too small;
+q_std, mean over b of the critics' std, the disagreement that N turns into pessimism; target, mean of (1); actor_loss (3); alpha, shrinks from 1;
+entropy, -mean log pi(a~|s), settles at -A.
+
+Read before: td3_bc.py (td3_bc's loop, another actor and loss).  Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run, RunArgs, cli
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "halfcheetah-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
+    updates: int = 3_000_000  # gradient steps
+    num_critics: int = 10  # N
+    batch_size: int = 256  # B
+    actor_lr: float = 3e-4  # of the actor and of log_alpha
+    critic_lr: float = 3e-4  # of the critics
+    gamma: float = 0.99  # discount in (1)
+    tau: float = 0.005  # Polyak step of the target critics
+    normalize: bool = False  # standardise observations inside every network (RORL's SAC-10)
+    max_q_backup: bool = False  # y from the best of 10 next actions of the online critics, no entropy (authors, pen-cloned)
+
+
+def _table(**sizes):
+    return {f"{robot}-{level.replace('_', '-')}-v2": dict(num_critics=n) for level, row in sizes.items()
+            for robot, n in zip(("halfcheetah", "hopper", "walker2d"), row)}
+
+
+PAPER = _table(medium=(10, 500, 20), medium_replay=(10, 200, 20), medium_expert=(10, 200, 20),  # CORL, configs/offline/sac_n
+               random=(10, 500, 20), expert=(10, 500, 100), full_replay=(10, 200, 20))  # unverified
+_ADROIT = dict(num_critics=100, updates=200_000, actor_lr=3e-5, reward="standardize")  # N: CORL; the rest: authors' README, given for pen
+PAPER |= {f"{task}-{level}-v1": _ADROIT for task in ("pen", "door", "hammer", "relocate") for level in ("human", "cloned", "expert")}
+PAPER["pen-cloned-v1"] = _ADROIT | dict(max_q_backup=True)
+SAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, normalize=True) for robot in ("halfcheetah", "hopper", "walker2d")
+          for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}  # Yang et al. 2022, Table 1
+
+
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then linear heads for mean and log std, each A wide."""
+
+    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", obs_mean.clone())
+        self.register_buffer("obs_scale", obs_scale.clone())
+        sizes = [obs_size, 256, 256, 256]
+        self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
+        self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
+        self.head_bias = uniform((2 * action_size,), 1e-3, rng)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std of z before tanh, each (B, A)."""
+        x = (obs - self.obs_mean) / self.obs_scale
+        for weight, bias in zip(self.weights, self.biases):
+            x = nn.functional.linear(x, weight, bias).relu_()
+        mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
+        return mean, log_std.clamp(-5, 2)
+
+    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (B, A) and its log probability (B,)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        action = torch.tanh(mean + log_std.exp() * noise)
+        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+
+    def act(self, obs: Tensor) -> Tensor:
+        return torch.tanh(self(obs)[0])
+
+
+class Critics(nn.Module):
+    """N networks S + A -> 256 -> 256 -> 256 -> 1 on raw observations (B, S) and actions (B, A), as one batched matmul -> (N, B)."""
+
+    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", obs_mean.clone())
+        self.register_buffer("obs_scale", obs_scale.clone())
+        sizes = [obs_size + action_size, 256, 256, 256]
+        self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
+        self.weights.append(uniform((num, 256, 1), 3e-3, rng))
+        self.biases.append(uniform((num, 1, 1), 3e-3, rng))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
+        x = x.expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+        return x.squeeze(-1)
+
+
+# same as td3_bc.py
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+class SACN:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        self.args, self.data = args, data
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        mean = data.obs_mean.cpu() if args.normalize else torch.zeros(data.obs_size)
+        scale = data.obs_std.cpu() + 1e-6 if args.normalize else torch.ones(data.obs_size)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        sizes = data.obs_size, data.action_size, mean, scale, init
+        self.actor = Actor(*sizes).to(data.device)
+        self.critics = Critics(args.num_critics, *sizes).to(data.device)
+        self.target_critics = Critics(args.num_critics, *sizes).to(data.device).requires_grad_(False)  # code: a second draw
+        self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
+        adam = dict(fused=True, capturable=data.device.type == "cuda")
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: always the actor's rate
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
+        self.step = 0
+
+    @torch.no_grad()
+    def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
+        if self.args.max_q_backup:
+            next_obs = batch.next_obs.repeat_interleave(10, 0)
+            actions, _ = self.actor.sample(*self.actor(next_obs), self.rng)
+            q = self.critics(next_obs, actions).unflatten(1, (-1, 10))  # (N, B, 10)
+            next_value = q.max(-1).values.min(0).values  # code: online critics, no entropy
+        else:
+            next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
+            next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
+        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
+
+    def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
+        return ((q - target) ** 2).mean(1).sum()  # (2)
+
+    def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+        return (alpha * log_prob - q.min(0).values).mean()  # (3)
+
+    def alpha_loss(self, log_prob: Tensor) -> Tensor:
+        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+
+    def update(self) -> dict[str, Tensor]:
+        self.step += 1
+        batch = self.data.sample(self.args.batch_size, self.rng)
+        alpha = self.log_alpha.detach().exp()
+        action, log_prob = self.actor.sample(*self.actor(batch.obs), self.rng)
+        alpha_loss = self.alpha_loss(log_prob)
+        actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha)
+        target = self.critic_target(batch, alpha)
+        q = self.critics(batch.obs, batch.action)
+        critic_loss = self.critic_loss(q, target)
+        optimizers = self.alpha_optimizer, self.actor_optimizer, self.critic_optimizer
+        for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
+            optimizer.zero_grad()
+            loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
+        for optimizer in optimizers:
+            optimizer.step()
+        polyak(self.target_critics, self.critics, self.args.tau)
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(), "target": target.mean(),
+                "actor_loss": actor_loss, "alpha": alpha, "entropy": -log_prob.mean()}
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    agents = [SACN(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update()
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    cli(main, Args, PAPER, **{"sac-10": SAC_10})
