@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.run import Run, RunArgs, cli
+from common.run import Run, RunArgs, friendly, parse
 
 
 @dataclass
@@ -287,4 +287,5 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    cli(main, Args, PAPER, attack=ATTACK)
+    with friendly():
+        main(parse(Args, PAPER, attack=ATTACK))

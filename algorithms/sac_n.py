@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.run import Run, RunArgs, cli
+from common.run import Run, RunArgs, friendly, parse
 
 
 @dataclass
@@ -204,4 +204,5 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    cli(main, Args, PAPER, **{"sac-10": SAC_10})
+    with friendly():
+        main(parse(Args, PAPER, **{"sac-10": SAC_10}))

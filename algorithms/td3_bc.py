@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.run import Run, RunArgs, cli
+from common.run import Run, RunArgs, friendly, parse
 
 
 @dataclass
@@ -183,4 +183,5 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    cli(main, Args, PAPER, authors=AUTHORS)
+    with friendly():
+        main(parse(Args, PAPER, authors=AUTHORS))

@@ -6,21 +6,24 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for workers: numpy does little here, torch has threads of its own
+
 
 class InputError(ValueError):
-    """Something the user can mend. Scripts print it as one line and exit with code 2 (`common.run.cli`)."""
+    """Something the user can mend: scripts print it as one line and exit with code 2."""
+
+    def __str__(self):
+        return " ".join(super().__str__().split())  # libraries' messages, quoted in ours, have line breaks
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on (diverged, evaluation crashed, disk full): one line, exit code 1, what was saved stays."""
+    """A run that cannot go on (diverged, evaluation failed): one line and exit code 1; what was saved stays."""
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Fresh worker processes that leave Ctrl-C to their parent and do not outlive it, however it ends."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
-    if threading.current_thread() is not threading.main_thread():
-        return pool
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, so that Ctrl-C is quiet even while they start
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is quiet even while they start
     try:
         pool.submit(int)
     finally:
@@ -30,9 +33,4 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
 
 def _follow_parent():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch():
-        connection.wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=lambda: connection.wait([parent_process().sentinel]) and os._exit(1), daemon=True).start()

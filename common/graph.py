@@ -1,26 +1,25 @@
 """Several agents side by side: a loop on the CPU, one CUDA graph with a branch (stream) per agent on a GPU."""
 
-from __future__ import annotations
+from collections import Counter
 
 import torch
 
-WARM_UP = 3  # real updates before a recording: lazy initialisation (cuBLAS, optimiser state) must not be recorded
+WARM_UP = 3  # real updates before a recording: what is created lazily (cuBLAS, optimiser state) must not be recorded
 
 
 def side_by_side(agents: list):
     """A function that makes one update of every agent and returns their logs, a list of {name: scalar tensor}.
 
-    On CUDA an update is recorded once and replayed: `update` has static shapes, no host sync and no branch on data. What it may have is a
-    cycle that the host knows: an agent whose updates differ (TD3's delayed actor, a term that a schedule switches off) says so
-    by `phase`, any hashable value, and each combination of phases gets a recording. The Python counter `step` is the
-    only host state that an update may change. Every agent's generator is registered, so each draws as if it were alone.
+    On CUDA an update is recorded once and replayed, so it has static shapes, no host sync and no branch on data. An agent whose
+    updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`, any hashable value;
+    each combination of phases is recorded. The counter `step`, one more after each update, is the only host state that an
+    update may change. Each agent's generator is registered with the graph, so that it draws as if it were alone.
     """
     if agents[0].rng.device.type != "cuda":
         return lambda: [agent.update() for agent in agents]
-    recordings, eager_calls = {}, {}
-    main, streams = torch.cuda.Stream(), [torch.cuda.Stream() for _ in agents]
+    streams, recordings, calls = [torch.cuda.Stream() for _ in agents], {}, Counter()
 
-    def all_agents():
+    def branches():
         logs = []
         for agent, stream in zip(agents, streams):
             stream.wait_stream(torch.cuda.current_stream())
@@ -30,28 +29,19 @@ def side_by_side(agents: list):
             torch.cuda.current_stream().wait_stream(stream)
         return logs
 
-    def record():
-        graph = torch.cuda.CUDAGraph()
-        for agent in agents:
-            graph.register_generator_state(agent.rng)
-        steps = [agent.step for agent in agents]
-        with torch.cuda.graph(graph, stream=main):
-            logs = all_agents()
-        for agent, step in zip(agents, steps):
-            agent.step = step  # recording runs Python but no kernel
-        return graph, logs
-
     def update():
         phases = tuple(getattr(agent, "phase", None) for agent in agents)
+        calls[phases] += 1
+        if calls[phases] <= WARM_UP:
+            return branches()
         if phases not in recordings:
-            eager_calls[phases] = eager_calls.get(phases, 0) + 1
-            if eager_calls[phases] <= WARM_UP:
-                main.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(main):
-                    logs = all_agents()
-                torch.cuda.current_stream().wait_stream(main)
-                return logs
-            recordings[phases] = record()
+            graph = torch.cuda.CUDAGraph()
+            for agent in agents:
+                graph.register_generator_state(agent.rng)
+            with torch.cuda.graph(graph):
+                recordings[phases] = graph, branches()
+            for agent in agents:
+                agent.step -= 1  # recording ran Python but no kernel
         graph, logs = recordings[phases]
         graph.replay()
         for agent in agents:

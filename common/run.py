@@ -1,23 +1,21 @@
 """A run: its command line, folder, logs, checkpoints, progress and final report."""
 
-from __future__ import annotations
-
-import argparse
 import contextlib
+import copy
 import csv
-import dataclasses
 import inspect
 import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,214 +23,174 @@ from tqdm import tqdm
 
 from common import InputError, RunError
 from common.data import normalized_score
-from common.evaluation import Evaluator, check_task
+from common.evaluation import Evaluator
 
-FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may have others
+FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
 
 
 @dataclass
 class RunArgs:
     """Flags that every algorithm shares."""
-
-    config: str = "paper"  # which of the algorithm's tables gives the dataset's defaults (named at the top of this help)
+    config: str = "paper"  # which table of the algorithm's file gives a dataset's defaults
     device: str = "auto"  # auto, cpu, cuda or mps
-    view: str = "auto"  # rows used: d4rl (the papers' qlearning_dataset), next_obs (all rows), auto (d4rl for D4RL names)
-    reward: str = "raw"  # reward transform: raw, r-1, 10r-5, 100r, return_range, standardize, shift
+    view: Literal["auto", "d4rl", "next_obs"] = "auto"  # d4rl: the papers' qlearning_dataset; next_obs: every row
+    reward: str = "raw"  # raw, r-1, 10r-5, return_range, standardize or shift
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had
     standin_rows: int = 1_000_000  # transitions of a stand-in
-    eval_env: str = "auto"  # task to evaluate on: a D4RL name, a Minari id, none, or auto (the dataset's own)
-    physics: str = "d4rl"  # d4rl (as the data were recorded) or stock (Gymnasium as it is)
+    eval_env: str = "auto"  # task to evaluate on: D4RL name, Minari id, none, or auto (the dataset's own)
+    physics: Literal["d4rl", "stock"] = "d4rl"  # as the data were recorded, or Gymnasium as it is
     eval_every: int = 5_000  # updates between evaluations
     eval_episodes: int = 10  # episodes of an evaluation
-    eval_workers: int = 1  # processes that evaluate while training goes on; 0 evaluates inline, with the same numbers
+    eval_workers: int = 1  # processes that evaluate while training goes on; 0: inline, with the same numbers
     log_every: int = 1_000  # updates between rows of log.csv
     save_seconds: float = 120.0  # seconds between checkpoints
     runs: Path = Path("runs")  # folder of run folders
-    resume: Path | None = None  # folder of a run to continue exactly where its checkpoint left it
+    resume: Path | None = None  # run folder to continue exactly where its checkpoint left it
     track: bool = False  # also log to Weights & Biases
     tf32: bool = True  # TF32 matrix products on GPUs that have them
 
 
 def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
-    """Args from the command line: `--env` picks its entry of `paper` (or of `configs[--config]`) as defaults, flags override.
+    """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
-    Args:
-        paper: {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults, and a line says so.
-        configs: further tables of the same shape, by the name that `--config` takes.
-    Raises:
-        InputError: unknown config, missing device, or a --resume whose folder or flags do not fit.
+    `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults. With `--resume`
+    the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
     """
     import tyro
-
     argv = sys.argv[1:] if argv is None else argv
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("env", "config", "resume"):
-        peek.add_argument(f"--{flag}")
-    peek = peek.parse_known_args(argv)[0]
-    if peek.resume:
-        saved = _saved_args(Args, Path(peek.resume))
-        args = tyro.cli(Args, default=dataclasses.replace(saved, resume=Path(peek.resume)), args=argv)
-        changed = [f.name for f in dataclasses.fields(Args) if f.name not in FREE and getattr(args, f.name) != getattr(saved, f.name)]
-        if changed:
-            raise InputError(f"--resume {peek.resume}: this run has " + ", ".join(f"{name}={getattr(saved, name)}" for name in changed)
-                             + "; a resumed run keeps its flags. Leave them out, or start a new run")
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    given = dict(zip(words, words[1:]))
+    if "--resume" in given:
+        saved = _saved_args(Args, Path(given["--resume"]))
+        args = tyro.cli(Args, default=saved, args=argv)
+        if new := [flag for flag in vars(saved) if flag not in FREE and getattr(args, flag) != getattr(saved, flag)]:
+            raise InputError(f"--resume {args.resume}: the run has {', '.join(f'{f}={getattr(saved, f)}' for f in new)} "
+                             "and keeps it; leave that flag out, or start a new run")
         return args
-    env, tables = peek.env or Args.env, {"paper": paper, **configs}
-    config = peek.config or Args.config
+    env, config, tables = given.get("--env", Args.env), given.get("--config", "paper"), {"paper": paper, **configs}
     if config not in tables:
         raise InputError(f"--config {config} is unknown; choose from {', '.join(tables)}")
     values = tables[config].get(env)
     if values is None and config != "paper":
-        raise InputError(f"--config {config} has no entry for {env}; it has {', '.join(tables[config])}")
-    origin = (f"{env}, --config {config}: " + (", ".join(f"{k}={v}" for k, v in values.items()) or "the shared defaults") if values is not None
-              else f"{env} has no entry in --config {config}: the shared defaults are used")
-    other = f" Configs: {', '.join(tables)}." if configs else ""
+        raise InputError(f"--config {config} has no entry for {env}, only for {', '.join(tables[config])}")
+    shown = ", ".join(f"{flag}={value}" for flag, value in (values or {}).items()) or "the shared defaults"
+    origin = f"{env}{' (no entry)' if values is None else ''}, --config {config}: {shown}"
+    title = inspect.getmodule(Args).__doc__.splitlines()[0]
     args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
-                    description=f"{(inspect.getmodule(Args).__doc__ or '').strip().splitlines()[0]}\n\nDefaults below are those for {origin}.{other}")
-    if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    for device, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
-        if args.device.startswith(device) and not there():
-            raise InputError(f"--device {args.device}: PyTorch sees no such device; use --device cpu")
-    if not args.device.startswith(("cpu", "cuda", "mps")):
-        raise InputError(f"--device {args.device} is unknown; choose from auto, cpu, cuda, mps")
+                    description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    args.device = ("cuda" if cuda else "cpu") if args.device == "auto" else args.device
+    if not {"cpu": True, "cuda": cuda, "mps": mps}.get(args.device.split(":")[0]):
+        raise InputError(f"--device {args.device}: PyTorch sees no such device; use --device cpu")
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
-        raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more different seeds")
-    for name in ("updates", "eval_every", "eval_episodes", "log_every", "standin_rows", "batch_size"):
-        if getattr(args, name, 1) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.tf32:
-        torch.set_float32_matmul_precision("high")
+        raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
+    for flag, least in {"updates": 1, "eval_every": 1, "eval_episodes": 1, "log_every": 1, "standin_rows": 100}.items():
+        if getattr(args, flag) < least:
+            raise InputError(f"--{flag.replace('_', '-')} must be at least {least}")
     print(origin)
     return args
 
 
-def cli(main, Args, paper: dict, **configs) -> None:
-    """What a script does when started: parse, run, and turn errors the user can mend into one line."""
-    with friendly():
-        main(parse(Args, paper, **configs))
+def _saved_args(Args, folder):
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        saved = config["args"] | {"seeds": tuple(config["args"]["seeds"]), "runs": Path(config["args"]["runs"])}
+        if config["algorithm"] != Path(inspect.getfile(Args)).stem:
+            raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
+        return Args(**saved | {"resume": folder})
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"--resume {folder}: no run of this version ({type(error).__name__}: {error})") from None
 
 
 @contextlib.contextmanager
 def friendly():
-    """InputError: one line, exit code 2. RunError: one line, 1. Ctrl-C outside training: 130."""
+    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C outside training: 130."""
     try:
         yield
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def _saved_args(Args, folder):
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        algorithm, saved = config["algorithm"], config["args"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--resume {folder}: no run's folder ({type(error).__name__}: {error})") from None
-    if algorithm != _algorithm(Args):
-        raise InputError(f"--resume {folder}: a run of {algorithm}.py, not of {_algorithm(Args)}.py; continue it with that file")
-    try:
-        return Args(**{k: tuple(v) if isinstance(v, list) else Path(v) if k == "runs" else v for k, v in saved.items()})
-    except TypeError as error:
-        raise InputError(f"--resume {folder}: its flags are not those of this {algorithm}.py ({error})") from None
-
-
-def _algorithm(cls) -> str:
-    return Path(inspect.getfile(cls)).stem
+        sys.exit(128 + signal.SIGINT)
 
 
 @contextlib.contextmanager
 def _writing(path):
-    """A file that cannot be written is one clear line, whatever the reason (full disk, read-only folder, quota)."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        if isinstance(error, RunError):
-            raise
-        raise InputError(f"cannot write {path} ({' '.join(str(error).split())[:200]}); free space or choose another folder with --runs. "
-                         "The last checkpoint is intact: --resume continues from it") from None
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise InputError(f"cannot write {path} ({error}); free space or choose another folder with --runs. A checkpoint "
+                         "that is there is whole: --resume continues from it") from None
 
 
 class Run:
     """Folder, logs, evaluations, checkpoints and report of agents trained side by side.
 
-    Files: config.json (flags, versions, data and its hash), log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed
-    and evaluation, with every episode's return), checkpoint.pt, and at the end result.json. No file but result.json holds a time, so that a
-    resumed run's files are those of an uninterrupted one, byte for byte.
+    Files: config.json (flags, versions, data), log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed and
+    evaluation, with each episode's return), checkpoint.pt and, at the end, result.json. The CSV files hold no times: a
+    resumed run's are those of an uninterrupted one, byte for byte.
     """
 
     def __init__(self, args, agents: list):
         self.args, self.agents, self.data = args, agents, agents[0].data
+        self.script = Path(inspect.getfile(type(agents[0])))
         self.task = {"auto": self.data.task, "none": None}.get(args.eval_env, args.eval_env)
-        if self.task:
-            check_task(self.task, args.physics, self.data.obs_size, self.data.action_size)
-        else:
-            print("no evaluation: name a task with --eval-env (for example hopper-medium-v2)")
-        self.evaluator = Evaluator(self.task, args.physics, args.eval_episodes, args.eval_workers) if self.task else None
-        self.step, self.scores, self.stop, self.wandb = 0, {seed: [] for seed in args.seeds}, None, None
-        self.bar, self.saved_at, self.seconds = None, time.monotonic(), 0.0
+        self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
+        if not self.task:
+            print("no evaluation: name a task with --eval-env, for example --eval-env hopper-medium-v2")
+        self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark = " [stand-in data]" if self.data.standin else ""
+        self.stop = self.bar = self.wandb = None
+        torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
+        self.folder = args.resume or self._create()
         if args.resume:
-            self.folder = args.resume
             self._restore()
-        else:
-            self.folder = self._create()
         print(f"run folder: {self.folder}")
         if args.track:
             import wandb
-            self.wandb = wandb.init(project="solo", name=self.folder.name, dir=self.folder, config=self._config())
+            self.wandb = wandb.init(project="solo", name=self.folder.name, dir=self.folder, config=asdict(args))
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
-        name = f"{_algorithm(type(self.agents[0]))}-{env}{'.standin' if self.data.standin else ''}-{time.strftime('%Y%m%d-%H%M%S')}"
+        start, standin = time.strftime("%Y%m%d-%H%M%S"), ".standin" if self.data.standin else ""
+        name = f"{self.script.stem}-{env}{standin}-{start}-{time.time_ns() // 1_000_000 % 1000:03}"
+        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=self.script.parent,
+                             capture_output=True, text=True)
+        cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
+        versions = {d.name: d.version for d in distributions() if d.name in packages}
+        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "physics": self.args.physics,
+                  "dataset_source": self.data.source["kind"], "data": self.data.source, "git": git.stdout.strip(),
+                  "versions": {"python": sys.version.split()[0], **versions},
+                  "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
+                  "command": shlex.join(sys.argv), "started": start}
         with _writing(self.args.runs / name):
-            for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-                with contextlib.suppress(FileExistsError):
-                    folder = self.args.runs / (name + suffix)
-                    folder.mkdir(parents=True)
-                    break
-            (folder / "config.json").write_text(json.dumps(self._config(), indent=1, default=str))
-        return folder
-
-    def _config(self) -> dict:
-        versions = {"python": platform.python_version()}
-        for package in ("torch", "numpy", "gymnasium", "mujoco", "minari"):
-            with contextlib.suppress(PackageNotFoundError):
-                versions[package] = version(package)
-        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=Path(__file__).parent, capture_output=True, text=True)
-        device = torch.cuda.get_device_name(self.args.device) if self.args.device.startswith("cuda") else platform.processor() or platform.machine()
-        return {"algorithm": _algorithm(type(self.agents[0])), "args": dataclasses.asdict(self.args), "task": self.task,
-                "physics": self.args.physics, "data": self.data.source, "dataset_source": self.data.source["kind"], "versions": versions,
-                "git": git.stdout.strip() or None, "device": device, "command": shlex.join(sys.argv), "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
-
-    # ---- the training loop
+            (self.args.runs / name).mkdir(parents=True)
+            (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
+        return self.args.runs / name
 
     def steps(self, updates: int):
-        """Yield 1, 2, ..., `updates`, from the checkpoint on when resumed; save now and then, at the end, and on Ctrl-C or SIGTERM."""
-        handlers = {name: signal.signal(name, self._interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
-        self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty(), smoothing=0.05)
-        start = time.monotonic()
+        """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
+        handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
+        begin = saved = time.monotonic()
+        begin -= self.seconds
         try:
             while self.step < updates:
                 yield self.step + 1
-                self.step += 1
+                self.step, now = self.step + 1, time.monotonic()
+                self.seconds = now - begin
                 self.bar.update()
+                if self.stop or now - saved >= self.args.save_seconds:
+                    self.save()
+                    saved = now
                 if self.stop:
-                    self.seconds += time.monotonic() - start
-                    self.save()
-                    print(f"\nstopped at update {self.step:,} of {updates:,}; continue with\n  {self._command()}", file=sys.stderr)
+                    print(f"\nstopped at update {self.step:,} of {updates:,}; continue with\n  {self._command()}",
+                          file=sys.stderr)
                     sys.exit(128 + self.stop)
-                if time.monotonic() - self.saved_at >= self.args.save_seconds:
-                    self.seconds, start = self.seconds + time.monotonic() - start, time.monotonic()
-                    self.save()
-            self.seconds += time.monotonic() - start
         finally:
             self.bar.close()
-            for name, handler in handlers.items():
-                signal.signal(name, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             if self.evaluator and self.step < updates:
                 self.evaluator.close()
 
@@ -241,32 +199,26 @@ class Run:
         signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
     def _command(self):
-        script = os.path.relpath(inspect.getfile(type(self.agents[0])))
-        return f"python {shlex.quote(script)} --resume {shlex.quote(str(self.folder))}"
+        return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
 
     def log(self, step: int, logs: list[dict]) -> None:
-        """Every `log_every` updates and at the last: a row per seed of the agents' scalar tensors. Raises RunError if one is not finite."""
+        """Every `log_every` updates and at the last, a row per seed of scalar tensors; RunError if one is not finite."""
         if step % self.args.log_every and step != self.args.updates:
             return
         for seed, log in zip(self.args.seeds, logs):
             row = dict(zip(log, torch.stack([value.detach().float() for value in log.values()]).tolist()))
             if bad := [key for key, value in row.items() if not np.isfinite(value)]:
-                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]} at update {step:,}, seed {seed}. The checkpoint of update "
-                               f"{self.step:,} or earlier, if there is one, is in {self.folder}")
+                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]} at update {step:,} of seed {seed}. The last "
+                               f"checkpoint, if there was one, is in {self.folder}")
             self._append("log.csv", {"step": step, "seed": seed, **row})
-            if self.wandb:
-                self.wandb.log({f"train/{key}/seed{seed}": value for key, value in row.items()} | {"step": step})
 
-    def evaluate(self, step: int) -> None:
-        """Every `eval_every` updates and at the last: hand each agent's actor to the evaluator; take delivery of what is done."""
-        if not self.evaluator:
-            return
-        due = step % self.args.eval_every == 0 or step == self.args.updates
+    def evaluate(self, step: int, last: bool = False) -> None:
+        """Every `eval_every` updates and at the last, hand each actor to the evaluator; take delivery of what is done."""
         try:
-            if due:
+            if self.evaluator and not last and (step % self.args.eval_every == 0 or step == self.args.updates):
                 for seed, agent in zip(self.args.seeds, self.agents):
                     self.evaluator.submit(step, seed, agent.actor)
-            for result in self.evaluator.finished():
+            for result in self.evaluator.finished(wait=last) if self.evaluator else ():
                 self._score(*result)
         except RunError as error:
             self.step = step
@@ -274,152 +226,121 @@ class Run:
             raise RunError(f"{error}. Training is saved at update {step:,}; continue with {self._command()}") from error
 
     def _score(self, step, seed, returns, lengths):
-        score = normalized_score(self.task, returns.mean())
-        self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": returns.mean(), "return_std": returns.std(),
-                                  "score": "" if score is None else score, "length_mean": lengths.mean(),
-                                  "returns": " ".join(f"{r:.6g}" for r in returns)})
-        self.scores[seed].append((step, returns.mean() if score is None else score))
-        text = f"return {returns.mean():.1f} ± {returns.std():.1f}" + ("" if score is None else f"   normalised score {score:.1f}") + self.mark
-        with contextlib.nullcontext() if self.bar is None else tqdm.external_write_mode():
-            print(f"update {step:>9,}   seed {seed}   {text}", flush=True)
+        mean, score = returns.mean(), normalized_score(self.task, returns.mean())
+        self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
+                                  "return_std": returns.std(), "score": "" if score is None else score,
+                                  "length_mean": lengths.mean(), "returns": " ".join(f"{r:.6g}" for r in returns)})
+        self.scores[seed].append(float(mean if score is None else score))
+        shown = f"return {mean:.1f} ± {returns.std():.1f}" + ("" if score is None else f"   normalised score {score:.1f}")
+        with tqdm.external_write_mode():
+            print(f"update {step:>9,}   seed {seed}   {shown}{self.mark}", flush=True)
         if self.bar is not None:
-            self.bar.set_postfix_str(f"score {self.scores[seed][-1][1]:.1f}{self.mark}")
-        if self.wandb:
-            self.wandb.log({f"eval/return/seed{seed}": returns.mean(), "step": step} | ({} if score is None else {f"eval/score/seed{seed}": score}))
+            self.bar.set_postfix_str(f"score {self.scores[seed][-1]:.1f}{self.mark}")
 
     def _append(self, name, row):
-        path = self.folder / name
-        with _writing(path), open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
+        with _writing(self.folder / name), open(self.folder / name, "a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
             if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow({key: repr(float(value)) if isinstance(value, float) else value for key, value in row.items()})
+                writer.writerow(row)
+            writer.writerow([repr(float(value)) if isinstance(value, float) else value for value in row.values()])
+        if self.wandb:
+            numbers = {f"{name[:-4]}/{key}/seed{row['seed']}": value for key, value in row.items() if isinstance(value, float)}
+            self.wandb.log({"step": row["step"], **numbers})
 
     def report(self) -> None:
-        """Wait for the last evaluations, print last, mean of last 10 and best for every seed and write result.json."""
-        if self.evaluator:
-            for result in self.evaluator.finished(wait=True):
-                self._score(*result)
-            self.evaluator.close()
+        """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
+        self.evaluate(self.step, last=True)
         self.save()
-        unit = "normalised score" if normalized_score(self.task, 0.0) is not None else "return"
-        seeds = {seed: {"last": values[-1], "mean_of_last_10": float(np.mean(values[-10:])), "best": max(values)}
-                 for seed, scores in self.scores.items() if (values := [float(score) for _, score in scores])}
-        timing = {"training_seconds": self.seconds, "updates_per_second": self.step / self.seconds if self.seconds else None}
+        unit = "return" if normalized_score(self.task, 0.0) is None else "normalised score"
+        seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}
+                 for seed, s in self.scores.items() if s}
+        result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
+                  "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
         if self.evaluator:
-            timing |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited_seconds": self.evaluator.waited}
+            self.evaluator.close()
+            result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited}
         with _writing(self.folder / "result.json"):
-            (self.folder / "result.json").write_text(json.dumps({"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"],
-                                                                 "seeds": seeds, **timing}, indent=1))
+            (self.folder / "result.json").write_text(json.dumps(result, indent=1))
         if seeds:
-            columns = list(next(iter(seeds.values())))
-            print(f"\n{unit}{self.mark}, {self.args.eval_episodes} episodes\n{'seed':>10}" + "".join(f"{c:>18}" for c in columns))
-            for seed, row in seeds.items():
-                print(f"{seed:>10}" + "".join(f"{row[c]:>18.1f}" for c in columns))
-            if len(seeds) > 1:
-                table = np.array([[row[c] for c in columns] for row in seeds.values()])
-                print(f"{'mean ± std':>10}" + "".join(f"{f'{m:.1f} ± {s:.1f}':>18}" for m, s in zip(table.mean(0), table.std(0))))
-        if self.wandb:
-            self.wandb.finish()
-        print(f"{self.step:,} updates, {timing['updates_per_second'] or 0:.1f} a second; files in {self.folder}")
-
-    # ---- checkpoints
+            table = np.array([list(row.values()) for row in seeds.values()])
+            rows = [(seed, *(f"{value:.1f}" for value in row)) for seed, row in zip(seeds, table)]
+            rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
+            for row in [("seed", "last", "mean of last 10", "best"), *rows]:
+                print("{:>12}{:>18}{:>18}{:>18}".format(*row))
+        print(f"{unit}{self.mark}, {self.args.eval_episodes} episodes; {self.step:,} updates, "
+              f"{result['updates_per_second']:.1f} a second; files in {self.folder}")
 
     def save(self) -> None:
-        """checkpoint.pt, whole or not at all: everything that the rest of the run depends on, for every agent."""
-        waiting = [[step, seed, weights] for step, seed, weights, _ in self.evaluator.waiting] if self.evaluator else []
-        state = {"step": self.step, "seconds": self.seconds, "agents": [snapshot(agent) for agent in self.agents], "waiting": waiting}
-        path, part = self.folder / "checkpoint.pt", self.folder / "checkpoint.pt.part"
-        with _writing(path):
+        """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
+        state = {"step": self.step, "seconds": self.seconds, "data": self.data.source["sha256"],
+                 "agents": [snapshot(agent) for agent in self.agents],
+                 "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else []}
+        part = self.folder / "checkpoint.pt.part"
+        with _writing(self.folder / "checkpoint.pt"):
             try:
                 with open(part, "wb") as file:
                     torch.save(state, file)
                     file.flush()
                     os.fsync(file.fileno())
-                part.replace(path)
+                part.replace(self.folder / "checkpoint.pt")
             finally:
                 part.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
 
     def _restore(self):
-        config = json.loads((self.folder / "config.json").read_text())
-        if config["data"]["sha256"] != self.data.source["sha256"]:
-            raise InputError(f"--resume {self.folder}: the data have changed (then from {config['data']['path']}, now from "
-                             f"{self.data.source['path']}); put the old ones back or start a new run")
-        path = self.folder / "checkpoint.pt"
-        waiting = []
-        if path.exists():  # else the run was killed before its first checkpoint: it starts again
-            try:
+        path, state = self.folder / "checkpoint.pt", {"step": 0, "seconds": 0.0, "agents": [], "waiting": []}
+        try:
+            if path.exists():  # else the run was killed before its first checkpoint, and starts again
                 state = torch.load(path, weights_only=True, map_location="cpu")
-                self.step, self.seconds, waiting = state["step"], state["seconds"], state["waiting"]
-                for agent, saved in zip(self.agents, state["agents"], strict=True):
-                    restore(agent, saved)
-            except Exception as error:
-                raise InputError(f"{path}: cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
-        pending = {(step, seed) for step, seed, _ in waiting}
-        self._keep("log.csv", lambda step, seed: step <= self.step)
-        for row in self._keep("eval.csv", lambda step, seed: step <= self.step and (step, seed) not in pending):
-            self.scores[int(row["seed"])].append((int(row["step"]), float(row["score"] or row["return_mean"])))
-        for step, seed, weights in waiting:
-            actor = self.agents[self.args.seeds.index(seed)].actor
-            now = {key: value.clone() for key, value in actor.state_dict().items()}
+            if state.get("data", here := self.data.source["sha256"]) != here:
+                raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
+            for agent, saved in zip(self.agents, state["agents"]):
+                snapshot(agent, saved)
+        except Exception as error:
+            raise InputError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
+        self.step, self.seconds = state["step"], state["seconds"]
+        waiting = {(step, seed) for step, seed, _ in state["waiting"]}
+        self._cut("log.csv", lambda step, seed: step <= self.step)
+        for row in self._cut("eval.csv", lambda step, seed: step <= self.step and (step, seed) not in waiting):
+            self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+        for step, seed, weights in state["waiting"]:
+            actor = copy.deepcopy(self.agents[self.args.seeds.index(seed)].actor)
             actor.load_state_dict(weights)
             self.evaluator.submit(step, seed, actor)
-            actor.load_state_dict(now)
         print(f"resumed at update {self.step:,}")
 
-    def _keep(self, name, wanted):
-        """Cut a CSV back to the rows the checkpoint knows of; return them."""
-        path = self.folder / name
-        if not path.exists():
-            return []
-        lines = path.read_text().splitlines(keepends=True)
-        header = lines[0].strip().split(",") if lines else []
-        rows, kept = [], lines[:1]
-        for line in lines[1:]:
-            values = next(csv.reader([line]))
-            if line.endswith("\n") and len(values) == len(header) and wanted(int(values[0]), int(values[1])):
-                kept.append(line)
-                rows.append(dict(zip(header, values)))
+    def _cut(self, name, known) -> list[dict]:
+        """Leave the rows that the checkpoint knows of, and return them."""
+        path, part = self.folder / name, self.folder / f"{name}.part"
+        header, *rows = csv.reader(path.read_text().splitlines()) if path.exists() else [[]]
+        rows = [row for row in rows if len(row) == len(header) and known(int(row[0]), int(row[1]))]
         with _writing(path):
-            part = path.with_suffix(".part")
-            part.write_text("".join(kept if rows else []))
+            with open(part, "w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([header, *rows] if rows else [])
             part.replace(path)
-        return rows
+        return [dict(zip(header, row)) for row in rows]
 
 
-def snapshot(agent) -> dict:
-    """Everything in an agent's attributes that training changes, as tensors and plain values.
+def snapshot(agent, saved: dict | None = None) -> dict:
+    """All that training changes in an agent's attributes (see the branches below); `saved`, if given, is put back first.
 
-    Modules, optimisers and whatever else has a state_dict, generators, tensors and counters are saved; arguments, data and devices are not
-    state. Any other attribute is a TypeError: better than a resume that forgets it.
+    Any other attribute but arguments, data, strings and devices is a TypeError: better than a resume that forgets it.
     """
     state = {}
-    for name, value in vars(agent).items():
+    for name, value in list(vars(agent).items()):
+        if name in ("args", "data") or value is None or isinstance(value, (str, torch.device)):
+            continue
         if hasattr(value, "state_dict"):
-            state[name] = value.state_dict()
+            get, put = value.state_dict, value.load_state_dict
         elif isinstance(value, torch.Generator):
-            state[name] = value.get_state()
+            get, put = value.get_state, value.set_state
         elif isinstance(value, torch.Tensor):
-            state[name] = value.detach()
+            get, put = value.detach, value.data.copy_
         elif isinstance(value, (bool, int, float)):
-            state[name] = value
-        elif not (isinstance(value, (str, torch.device, type(None))) or name in ("args", "data")):
-            raise TypeError(f"{type(agent).__name__}.{name}: a checkpoint cannot save a {type(value).__name__}; "
-                            "keep state in modules, optimisers, tensors, generators or counters")
-    return state
-
-
-def restore(agent, state: dict) -> None:
-    """Put a snapshot back, tensors in place."""
-    for name, saved in state.items():
-        value = getattr(agent, name)
-        if hasattr(value, "load_state_dict"):
-            value.load_state_dict(saved)
-        elif isinstance(value, torch.Generator):
-            value.set_state(saved)
-        elif isinstance(value, torch.Tensor):
-            with torch.no_grad():
-                value.copy_(saved)
+            get, put = partial(getattr, agent, name), partial(setattr, agent, name)
         else:
-            setattr(agent, name, saved)
+            raise TypeError(f"{type(agent).__name__}.{name}: a checkpoint cannot save a {type(value).__name__}; keep "
+                            "state in modules, optimisers, tensors, generators or numbers")
+        if saved is not None:
+            put(saved[name])
+        state[name] = get()
+    return state

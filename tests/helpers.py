@@ -41,3 +41,11 @@ def run_script(path, *arguments, **options):
 
     done = subprocess.run([sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
     return done.returncode, done.stdout, done.stderr
+
+
+def write_npz(path, rows=300, seed=0):
+    """An own dataset with hopper's shapes."""
+    import numpy as np
+
+    data = make_data(rows, seed=seed)
+    np.savez(path, observations=data.obs, actions=data.action, rewards=data.reward, next_observations=data.next_obs, terminals=data.done)

@@ -1,7 +1,5 @@
 """Golden numbers of D4RL's physics (data spec: measured against mujoco-py roll-outs; tolerance 1e-4)."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -71,9 +69,9 @@ def test_wrapper_gives_v4_observations_and_rewards(robot, version_4):
     """v5 with our keyword arguments and the terminal reward equals v4 exactly, once v4's model is patched too."""
     import gymnasium
 
-    from common.physics import ROBOTS, patch_model
+    from common.physics import patch_model
     ours, old = make_env(f"{robot}-medium-v2"), gymnasium.make(version_4)
-    patch_model(old.unwrapped.model, ROBOTS[robot][2], 14.0 if robot == "halfcheetah" else None, robot in ("hopper", "ant"))
+    patch_model(old, robot)
     rng, falls = np.random.default_rng(0), 0
     for episode in range(5):
         obs, old_obs = ours.reset(seed=episode)[0], old.reset(seed=episode)[0]
@@ -113,5 +111,5 @@ def test_no_deprecation_noise(capfd):
 
 
 def test_task_without_simulator_is_one_clear_line():
-    with pytest.raises(InputError, match=re.escape("pen-human-v1: its simulator is not part")):
+    with pytest.raises(InputError, match="pen-human-v1: no simulator .* --eval-env none"):
         make_env("pen-human-v1")

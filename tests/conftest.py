@@ -1,0 +1,25 @@
+"""Every test has empty folders of its own in place of the user's, and no network."""
+
+import pytest
+
+
+def isolate(patch, folder):
+    for variable in ("SOLO_CACHE", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH", "HF_HOME"):
+        patch.setenv(variable, str(folder / variable.lower()))
+    patch.setenv("SOLO_MIRRORS", "")
+    patch.setenv("MINARI_REMOTE", "none://nowhere")  # a kind of remote that Minari does not know
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("no_proxy", "*")  # local servers are reached directly
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_session(tmp_path_factory):
+    """For fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("session"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def isolated_test(isolated_session, tmp_path_factory, monkeypatch):
+    isolate(monkeypatch, tmp_path_factory.mktemp("folders"))
