@@ -20,10 +20,10 @@ import sys
 import tempfile
 import urllib.request
 import warnings
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,15 +45,8 @@ REWARDS = {  # --reward: (reward, first row of every episode) -> reward
     "standardize": lambda r, starts: (r - r.mean()) / r.std(),  # EDAC on Adroit
     "shift": lambda r, starts: r - r.min(),  # RORL's switch: the smallest reward is 0
 }
-
-
-class Batch(NamedTuple):
-    """B transitions: obs (B, S), action (B, A), reward (B,), next_obs (B, S), done (B,), 1 at a true end only."""
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    next_obs: Tensor
-    done: Tensor
+# B transitions: obs (B, S), action (B, A), reward (B,), next_obs (B, S), done (B,), which is 1 at a true end only
+Batch = namedtuple("Batch", "obs action reward next_obs done")
 
 
 @dataclass
@@ -62,8 +55,7 @@ class Dataset:
 
     `name`: as given; `task`: the D4RL name or Minari id it belongs to, None for own arrays; `source`: facts for a run's
     config (kind d4rl, minari, file or standin, path, sha256, view, rows); `rows`: (N, 2 S + A + 2) float32, a row a
-    transition, so that a batch is one gather; `episodes`: (E, 2) int64, rows [start, end) of every episode, on the CPU;
-    `obs_mean`, `obs_std`: (S,), population.
+    transition, so that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
     """
     name: str
     task: str | None
@@ -97,13 +89,11 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
                  standin_rows: int = 1_000_000) -> Dataset:
     """Find, check and load a dataset.
 
-    Args:
-        env: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A) in [-1, 1],
-            rewards (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both.
-        view: `d4rl`, the papers' `qlearning_dataset` (no rows that a timeout cuts, no last row); `next_obs`, every row,
-            timeouts as ordinary ones; `auto`, d4rl for D4RL names and for files without next_observations.
-        reward: a key of REWARDS. standin, standin_rows: may a stand-in replace a D4RL dataset that cannot be had, its size.
-    Raises InputError: one line that says what is wrong with the name, the file or the arrays, and what to do.
+    `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A) in [-1, 1],
+    rewards (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
+    `qlearning_dataset` (no rows that a timeout cuts, no last row); next_obs, every row, timeouts as ordinary ones; auto,
+    d4rl for D4RL names and files without next_observations. `reward`: a key of REWARDS. `standin`: may a stand-in of
+    `standin_rows` replace a D4RL dataset that cannot be had. InputError: what is wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
         raise InputError(f"--reward {reward} is unknown; choose from {', '.join(REWARDS)}")

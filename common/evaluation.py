@@ -56,8 +56,8 @@ def _job(actor, task, episodes, seed, physics):
 class Evaluator:
     """Evaluations in the order they were asked for, by worker processes or, with 0 workers, inline: the same numbers.
 
-    `waiting` holds (step, seed, actor's weights, future) of what is not delivered; a checkpoint keeps the first three.
-    InputError now, not at the first evaluation, if the task cannot be simulated or the data have other sizes.
+    `waiting`: (step, seed, actor's weights, future) of what is not delivered; a checkpoint keeps the first three. InputError
+    at once, not at the first evaluation, if the task cannot be simulated or the data have other sizes.
     """
 
     def __init__(self, task: str, data, args):
@@ -74,11 +74,11 @@ class Evaluator:
         """Evaluate a copy of the actor as it is now."""
         actor, start = copy.deepcopy(actor).cpu(), time.perf_counter()
         job = pickle.dumps(actor), self.task, self.episodes, seed, self.physics
-        if self.pool:
-            future = self.pool.submit(_job, *job)
-        else:
-            future = Future()
-            future.set_result(_job(*job))
+        future = Future()
+        try:
+            future = self.pool.submit(_job, *job) if self.pool else future.set_result(_job(*job)) or future
+        except Exception as error:  # delivered with the result, whether it was inline or the worker had died
+            future.set_exception(error)
         self.waited += time.perf_counter() - start
         self.waiting.append((step, seed, actor.state_dict(), future))
 

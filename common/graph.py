@@ -39,13 +39,12 @@ def side_by_side(agents: list):
             for agent in agents:
                 graph.register_generator_state(agent.rng)
             with torch.cuda.graph(graph):
-                recordings[phases] = graph, branches()
+                recordings[phases] = graph, branches()  # runs its Python, `step` included, but no kernel
+        else:
             for agent in agents:
-                agent.step -= 1  # recording ran Python but no kernel
+                agent.step += 1
         graph, logs = recordings[phases]
         graph.replay()
-        for agent in agents:
-            agent.step += 1
         return logs
 
     return update

@@ -126,9 +126,8 @@ def _writing(path):
 class Run:
     """Folder, logs, evaluations, checkpoints and report of agents trained side by side.
 
-    Files: config.json (flags, versions, data), log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed and
-    evaluation, with each episode's return), checkpoint.pt and, at the end, result.json. The CSV files hold no times: a
-    resumed run's are those of an uninterrupted one, byte for byte.
+    Files: config.json, log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed and evaluation, with each
+    episode's return), checkpoint.pt, result.json at the end. The CSV files hold no times: resumed runs repeat them exactly.
     """
 
     def __init__(self, args, agents: list):
@@ -208,8 +207,7 @@ class Run:
         for seed, log in zip(self.args.seeds, logs):
             row = dict(zip(log, torch.stack([value.detach().float() for value in log.values()]).tolist()))
             if bad := [key for key, value in row.items() if not np.isfinite(value)]:
-                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]} at update {step:,} of seed {seed}. The last "
-                               f"checkpoint, if there was one, is in {self.folder}")
+                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]} at update {step:,} of seed {seed}; see {self.folder}")
             self._append("log.csv", {"step": step, "seed": seed, **row})
 
     def evaluate(self, step: int, last: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Stand-in datasets: D4RL's own protocol, run again with policies that ship with this project.
 
 D4RL let a SAC policy act (sampled actions), appended finished episodes until there were enough rows, cut there, and flagged
-`timeouts`, not `terminals`, at step 1000. Here the same is done with our SAC policies under the same physics. A stand-in is NOT
-D4RL's data: it has their shape and roughly their level, so that everything runs and learns without a download.
+`timeouts`, not `terminals`, at step 1000. So do our SAC policies here, under the same physics. A stand-in has the shape and
+roughly the level of D4RL's data, so that everything runs and learns without a download, but it is NOT D4RL's data.
 """
 
 import hashlib
@@ -33,10 +33,7 @@ def standin_hash(policies: list[str], rows: int) -> str:
 
 
 def generate(dataset: str, policies: list[str], rows: int, workers: int | None = None) -> dict[str, np.ndarray]:
-    """`rows` transitions in D4RL's layout, an equal share from each policy, in their order.
-
-    `policies` are names of files in common/policies, or `uniform`; `workers` processes, None for one a core.
-    """
+    """`rows` transitions in D4RL's layout, equal shares of files in common/policies, or `uniform`; a worker a core if None."""
     make_env(dataset).close()  # a missing simulator is an InputError here
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool, parts = worker_pool(workers or cores), []
