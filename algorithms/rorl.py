@@ -1,34 +1,40 @@
-"""RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang et al., NeurIPS 2022, arXiv:2206.02829.
+"""RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang et al., NeurIPS 2022,
+arXiv:2206.02829.
 
-SAC-N with 10 critics and three regularisers at states s^ = s + delta close to the data's: the policy and the values must change little
-between s and the worst s^ (smoothing), and at s^, with the policy's own actions, every critic is pulled down in proportion to the
-ensemble's disagreement (the OOD loss). Smoothing alone would spread optimism to unseen states; the OOD loss makes it conservative.
+SAC-N with 10 critics and three regularisers at states s^ = s + delta close to the data's: the policy and the
+values must change little between s and the worst s^ (smoothing), and at s^, with the policy's own actions,
+every critic is pulled down in proportion to the ensemble's disagreement (the OOD loss). Smoothing alone would
+spread optimism to unseen states; the OOD loss makes it conservative.
 
-    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, shared by the batch; sigma: std of the dataset's observations         (1)
-    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s')                                             (2)
-    L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                                      (3)
-    c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)                        (4)
-    L_Q = mean_b max_j c(b, j)                                                                                                (5)
-    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = constant [Qk(s^, a^) - lambda std_k Qk(s^, a^)]             (6)
-    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                                         (7)
-    critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                                          (8)
-    J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                                            (9)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)] + beta_pi mean_b max_j J(b, j)                                (10)
-    temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                                                  (11)
+    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, the same for a batch; sigma: std of the data's s   (1)
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s')                          (2)
+    L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                   (3)
+    c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)     (4)
+    L_Q = mean_b max_j c(b, j)                                                                             (5)
+    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = const [Qk - lambda std_k Qk](s^, a^)     (6)
+    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                      (7)
+    critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                       (8)
+    J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                         (9)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)] + beta_pi mean_b max_j J(b, j)             (10)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                               (11)
 
 Paper / authors' code / here (always the code, it made the table, but for the first point):
-- Until 2022-11-26 the released code compared Q(s^_b, a_b) with Q of ANOTHER row of the batch (authors' issue 1), and Table 1 is older than the
-  fix. Here: the corrected loss; --q-smooth-misaligned is the old one. Run both before you claim a reproduction.
-- (3) is a sum over critics, (5) and (6) are means: per critic their weights are beta / N. The paper's per-critic equations would
-  regularise 10 times harder.
+- Until 2022-11-26 the released code compared Q(s^_b, a_b) with Q of ANOTHER row of the batch (authors' issue
+  1), and Table 1 is older than the fix. Here: the corrected loss; --q-smooth-misaligned is the old one. Run
+  both before you claim a reproduction.
+- (3) is a sum over critics, (5) and (6) are means: per critic their weights are beta / N. The paper's
+  per-critic equations would regularise 10 times harder.
 - (9): the paper has a factor 1/2. (6): the paper's std divides by N, the code's by N - 1.
-- (5), (10): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's mean.
+- (5), (10): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's
+  mean.
 - lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay from update 100,002 on).
-- Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda 0.1) and walker2d-expert (lambda_min 0.7).
-- The worst s^ is found without a graph and only then run with one: same gradients, a third of the time (README, Speed).
+- Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda
+  0.1) and walker2d-expert (lambda_min 0.7).
+- The worst s^ is found without a graph and only then run with one: same gradients, a third of the time
+  (README, Speed).
 
-Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^, a^): falls as (6) works; lambda (7);
-pi_smooth, mean_b max_j J, falls below 0.1; the rest as in sac_n.py.
+Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
+a^): falls as (6) works; lambda (7); pi_smooth, mean_b max_j J, falls below 0.1; the rest as in sac_n.py.
 
 Read before: sac_n.py (networks equal; three losses more).  Run: python algorithms/rorl.py --env hopper-medium-v2
 The models that the paper attacks: --config attack (halfcheetah-medium, walker2d-medium, hopper-medium).
@@ -73,7 +79,8 @@ def _rows(flags: str, table: dict[str, tuple]) -> dict[str, dict]:
     return {dataset: dict(zip(flags.split(), row)) for dataset, row in table.items()}
 
 
-PAPER = _rows("num_perturbations eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {  # authors' code, 2023-02-16
+# the benchmark: authors' code, configuration of 2023-02-16
+PAPER = _rows("num_perturbations eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {
     "halfcheetah-random-v2": (20, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
     "halfcheetah-medium-v2": (10, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
     "halfcheetah-medium-expert-v2": (10, 0.001, 0.1, 0.001, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -90,7 +97,8 @@ PAPER = _rows("num_perturbations eps_pi beta_pi eps_q eps_ood beta_ood lambda_ma
     "walker2d-medium-replay-v2": (20, 0.01, 1.0, 0.01, 0.01, 0.1, 0.1, 0.1, 0.0),
     "walker2d-expert-v2": (20, 0.005, 1.0, 0.005, 0.01, 0.5, 1.0, 0.5, 1e-6),
 })
-ATTACK = _rows("eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {  # the separate models of the attack figures
+# the attack figures' models, trained separately
+ATTACK = _rows("eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lambda_dec", {
     "halfcheetah-medium-v2": (0.05, 1.0, 0.03, 0.0, 0.0, 0.0, 0.0, 0.0),
     "walker2d-medium-v2": (0.07, 0.5, 0.03, 0.03, 0.5, 1.0, 0.1, 1e-6),
     "hopper-medium-v2": (0.005, 0.1, 0.005, 0.02, 0.5, 2.0, 0.1, 1e-6),
@@ -104,7 +112,7 @@ def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Pa
 
 # same as sac_n.py
 class Actor(nn.Module):
-    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then linear heads for mean and log std, each A wide."""
+    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then heads for mean and log std."""
 
     def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
         super().__init__()
@@ -137,9 +145,10 @@ class Actor(nn.Module):
 
 # same as sac_n.py
 class Critics(nn.Module):
-    """N networks S + A -> 256 -> 256 -> 256 -> 1 on raw observations (B, S) and actions (B, A), as one batched matmul -> (N, B)."""
+    """N networks S + A -> 256 -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
 
-    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor,
+                 rng: torch.Generator):
         super().__init__()
         self.register_buffer("obs_mean", obs_mean.clone())
         self.register_buffer("obs_scale", obs_scale.clone())
@@ -159,7 +168,7 @@ class Critics(nn.Module):
 
 def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
-    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # this form does not cancel where the two are nearly equal
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # a form without cancellation where both agree
     return (2 * torch.sinh(log_std - near_log_std) ** 2 + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (9)
 
 
@@ -178,7 +187,8 @@ class RORL:
         sizes = data.obs_size, data.action_size, data.obs_mean.cpu(), data.obs_std.cpu() + 1e-6, init
         self.actor = Actor(*sizes).to(data.device)
         self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device).requires_grad_(False)  # code: a second draw
+        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], **adam)
@@ -215,7 +225,8 @@ class RORL:
         """`q`: (N, B) at (s, a), with its graph."""
         delta, (n, b) = self.perturbations(self.args.eps_q), (self.args.num_perturbations, len(batch.obs))
         pairs = torch.arange(b * n, device=q.device)
-        partner = (pairs % b if self.args.q_smooth_misaligned else pairs // n).view(b, n)  # row whose Q stands at (b, j)
+        partner = pairs % b if self.args.q_smooth_misaligned else pairs // n  # row whose Q stands at (b, j)
+        partner = partner.view(b, n)
         with torch.no_grad():
             near_q = self.critics((batch.obs[:, None] + delta).flatten(0, 1), batch.action.repeat_interleave(n, 0))
             worst = self.asymmetric(near_q.view(-1, b, n) - q[:, partner]).argmax(1)  # (B,)
@@ -235,8 +246,8 @@ class RORL:
         """`mean`, `log_std`: (B, A) of pi(s), with their graph."""
         delta = self.perturbations(self.args.eps_pi)
         with torch.no_grad():
-            near = (x.unflatten(0, (len(obs), -1)) for x in self.actor((obs[:, None] + delta).flatten(0, 1)))  # (B, n, A)
-            worst = jeffreys(mean[:, None], log_std[:, None], *near).argmax(1)  # (B,)
+            near_mean, near_log_std = self.actor(obs[:, None] + delta)  # (B, n, A)
+            worst = jeffreys(mean[:, None], log_std[:, None], near_mean, near_log_std).argmax(1)  # (B,)
         return jeffreys(mean, log_std, *self.actor(obs + delta[worst])).mean()
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor, smoothing: Tensor) -> Tensor:
@@ -269,9 +280,9 @@ class RORL:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, args.tau)
-        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(), "q_smooth": q_smooth,
-                "q_ood_std": ood_std, "lambda": penalty, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
-                "alpha": alpha, "entropy": -log_prob.mean()}
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(),
+                "q_smooth": q_smooth, "q_ood_std": ood_std, "lambda": penalty, "target": target.mean(),
+                "actor_loss": actor_loss, "pi_smooth": pi_smooth, "alpha": alpha, "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

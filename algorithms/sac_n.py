@@ -1,30 +1,39 @@
-"""SAC-N: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021, arXiv:2110.01548.
+"""SAC-N: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021,
+arXiv:2110.01548.
 
-Soft Actor-Critic on a fixed dataset, with N critics instead of two. Where critics agree (actions that the data cover) their minimum is near
-their mean; where they do not it is far below: for N Gaussian critics about m - c_N std, with c_2 = 0.56, c_10 = 1.54, c_500 = 3.04. So the
-minimum is a penalty for uncertainty whose strength grows with N, and nothing else is added. EDAC, PBRL and RORL start from here.
+Soft Actor-Critic on a fixed dataset, with N critics instead of two. Where critics agree (actions that the
+data cover) their minimum is near their mean; where they do not it is far below: for N Gaussian critics about
+m - c_N std, with c_2 = 0.56, c_10 = 1.54, c_500 = 3.04. So the minimum is a penalty for uncertainty whose
+strength grows with N, and nothing else is added. EDAC, PBRL and RORL start from here.
 
-    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient          (1)
-    critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                         (2)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)               (3)
-    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A          (4)
-    log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)         (5)
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
+    critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                            (2)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                  (3)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
+    log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
 
 Paper / authors' code / here:
-- (2): the paper writes it per critic, the code sums over critics. Same gradients here, but EDAC and RORL add terms weighed against the SUM.
-- All losses are taken at the parameters before the update, then come three steps; alpha is the old one. Here: the same.
-- Critics start with true fan-in bounds; the actor's hidden layers with 1/sqrt(256) in every layer, the first too, because the authors'
-  fan-in helper reads the output size of an ordinary layer. Here: the same. Hidden biases are 0.1, output layers nearly 0.
-- Target critics are a second random draw, not a copy. Here: the same; with tau = 0.005 it is forgotten in about a thousand updates.
+- (2): the paper writes it per critic, the code sums over critics. Same gradients here, but EDAC and RORL add
+  terms weighed against the SUM.
+- All losses are taken at the parameters before the update, then come three steps; alpha is the old one. Here:
+  the same.
+- Critics start with true fan-in bounds; the actor's hidden layers with 1/sqrt(256) in every layer, the first
+  too, because the authors' fan-in helper reads the output size of an ordinary layer. Here: the same. Hidden
+  biases are 0.1, output layers nearly 0.
+- Target critics are a second random draw, not a copy. Here: the same; with tau = 0.005 it is forgotten in
+  about a thousand updates.
 - Actor steps leave no gradient in the critics here; the authors compute one and throw it away. Same result.
-- `--config sac-10` is the baseline of RORL's Table 1: N = 10 on standardised observations. It fails on hopper, as published (0.8 on medium).
+- `--config sac-10` is the baseline of RORL's Table 1: N = 10 on standardised observations. It fails on
+  hopper, as published (0.8 on medium).
 - N: values that CORL lists; rows marked "unverified" in PAPER were never confirmed by a source.
 
-Logged: critic_loss (2) / N; q, mean of Qk(s, a), and q_max: healthy is level, at the discounted return; past 1e6 the ensemble is too small;
-q_std, mean over b of the critics' std, the disagreement that N turns into pessimism; target, mean of (1); actor_loss (3); alpha, shrinks from 1;
-entropy, -mean log pi(a~|s), settles at -A.
+Logged: critic_loss (2) / N; q, mean of Qk(s, a), and q_max: healthy is level, at the discounted return; past
+1e6 the ensemble is too small; q_std, mean over b of the critics' std, the disagreement that N turns into
+pessimism; target, mean of (1); actor_loss (3); alpha, shrinks from 1; entropy, -mean log pi(a~|s), settles at
+-A.
 
-Read before: td3_bc.py (td3_bc's loop, another actor and loss).  Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
+Read before: td3_bc.py (td3_bc's loop, another actor and loss).  Run: python algorithms/sac_n.py --env
+halfcheetah-medium-v2
 """
 
 import math
@@ -50,7 +59,7 @@ class Args(RunArgs):
     gamma: float = 0.99  # discount in (1)
     tau: float = 0.005  # Polyak step of the target critics
     normalize: bool = False  # standardise observations inside every network (RORL's SAC-10)
-    max_q_backup: bool = False  # y from the best of 10 next actions of the online critics, no entropy (authors, pen-cloned)
+    max_q_backup: bool = False  # y from the best of 10 next actions, online critics, no entropy (pen-cloned)
 
 
 def _table(**sizes):
@@ -58,10 +67,13 @@ def _table(**sizes):
             for robot, n in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
-PAPER = _table(medium=(10, 500, 20), medium_replay=(10, 200, 20), medium_expert=(10, 200, 20),  # CORL, configs/offline/sac_n
-               random=(10, 500, 20), expert=(10, 500, 100), full_replay=(10, 200, 20))  # unverified
-_ADROIT = dict(num_critics=100, updates=200_000, actor_lr=3e-5, reward="standardize")  # N: CORL; the rest: authors' README, given for pen
-PAPER |= {f"{task}-{level}-v1": _ADROIT for task in ("pen", "door", "hammer", "relocate") for level in ("human", "cloned", "expert")}
+# N: the first row from CORL's configs/offline/sac_n; the second row is unverified
+PAPER = _table(medium=(10, 500, 20), medium_replay=(10, 200, 20), medium_expert=(10, 200, 20),
+               random=(10, 500, 20), expert=(10, 500, 100), full_replay=(10, 200, 20))
+# Adroit: N is CORL's own choice, the rest is from the authors' README, which gives it for pen
+_ADROIT = dict(num_critics=100, updates=200_000, actor_lr=3e-5, reward="standardize")
+PAPER |= {f"{task}-{level}-v1": _ADROIT for task in ("pen", "door", "hammer", "relocate")
+          for level in ("human", "cloned", "expert")}
 PAPER["pen-cloned-v1"] = _ADROIT | dict(max_q_backup=True)
 SAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, normalize=True) for robot in ("halfcheetah", "hopper", "walker2d")
           for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}  # Yang et al. 2022, Table 1
@@ -72,7 +84,7 @@ def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Pa
 
 
 class Actor(nn.Module):
-    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then linear heads for mean and log std, each A wide."""
+    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then heads for mean and log std."""
 
     def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
         super().__init__()
@@ -104,9 +116,10 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """N networks S + A -> 256 -> 256 -> 256 -> 1 on raw observations (B, S) and actions (B, A), as one batched matmul -> (N, B)."""
+    """N networks S + A -> 256 -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
 
-    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor,
+                 rng: torch.Generator):
         super().__init__()
         self.register_buffer("obs_mean", obs_mean.clone())
         self.register_buffer("obs_scale", obs_scale.clone())
@@ -141,10 +154,11 @@ class SACN:
         sizes = data.obs_size, data.action_size, mean, scale, init
         self.actor = Actor(*sizes).to(data.device)
         self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device).requires_grad_(False)  # code: a second draw
+        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: always the actor's rate
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's rate
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.step = 0
@@ -187,8 +201,8 @@ class SACN:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
-        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(), "target": target.mean(),
-                "actor_loss": actor_loss, "alpha": alpha, "entropy": -log_prob.mean()}
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(),
+                "target": target.mean(), "actor_loss": actor_loss, "alpha": alpha, "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

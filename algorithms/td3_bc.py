@@ -1,24 +1,33 @@
-"""TD3+BC: A Minimalist Approach to Offline Reinforcement Learning. Fujimoto and Gu, NeurIPS 2021, arXiv:2106.06860.
+"""TD3+BC: A Minimalist Approach to Offline Reinforcement Learning. Fujimoto and Gu, NeurIPS 2021,
+arXiv:2106.06860.
 
-Take TD3 as it is and add one term to the actor's loss: stay close to the dataset's action. Because the Q term is divided by its own
-mean magnitude, one coefficient works on every task, whatever its rewards. Observations are standardised. That is the whole algorithm.
+Take TD3 as it is and add one term to the actor's loss: stay close to the dataset's action. Because the Q term
+is divided by its own mean magnitude, one coefficient works on every task, whatever its rewards. Observations
+are standardised. That is the whole algorithm.
 
-    a' = clip(pi'(s') + clip(policy_noise z, -noise_clip, noise_clip), -1, 1),  z ~ N(0, I)             (1)
-    y = r + gamma (1 - d) min(Q1'(s', a'), Q2'(s', a'))                                                 (2)
-    critic loss = mean_b (Q1(s, a) - y)^2 + mean_b (Q2(s, a) - y)^2                                     (3)
-    lambda = alpha / mean_b |Q1(s, pi(s))|, a constant of the batch                                     (4)
-    actor loss = -lambda mean_b Q1(s, pi(s)) + mean_b,i (pi(s)_i - a_i)^2                               (5)
+    a' = clip(pi'(s') + clip(policy_noise z, -noise_clip, noise_clip), -1, 1),  z ~ N(0, I)                (1)
+    y = r + gamma (1 - d) min(Q1'(s', a'), Q2'(s', a'))                                                    (2)
+    critic loss = mean_b (Q1(s, a) - y)^2 + mean_b (Q2(s, a) - y)^2                                        (3)
+    lambda = alpha / mean_b |Q1(s, pi(s))|, a constant of the batch                                        (4)
+    actor loss = -lambda mean_b Q1(s, pi(s)) + mean_b,i (pi(s)_i - a_i)^2                                  (5)
 
 Paper / authors' code / here:
-- (5): the paper writes a squared distance, the code takes its mean over action dimensions (a factor 1/A). Here: the code; it made the tables.
-- (4): the paper averages |Q| over dataset pairs (as far as we could verify), the code over (s, pi(s)). Here: the code.
-- The authors' `--normalize False` is a non-empty string, hence true: observations were always standardised. Here: --no-normalize means it.
-- AntMaze: the code has no settings; an author turned standardisation off there (`--config authors`). Here: CORL's, rewards minus 1.
-- Table 2 was made on the v0 datasets; ours is v2 unless you say --env hopper-medium-v0. The two differ a lot: name the version.
-- Each evaluation starts from the same states; Table 2 is the mean of the last 10 evaluations, over 5 seeds, the std over seeds.
+- (5): the paper writes a squared distance, the code takes its mean over action dimensions (a factor 1/A).
+  Here: the code; it made the tables.
+- (4): the paper averages |Q| over dataset pairs (as far as we could verify), the code over (s, pi(s)). Here:
+  the code.
+- The authors' `--normalize False` is a non-empty string, hence true: observations were always standardised.
+  Here: --no-normalize means it.
+- AntMaze: the code has no settings; an author turned standardisation off there (`--config authors`). Here:
+  CORL's, rewards minus 1.
+- Table 2 was made on the v0 datasets; ours is v2 unless you say --env hopper-medium-v0. The two differ a lot:
+  name the version.
+- Each evaluation starts from the same states; Table 2 is the mean of the last 10 evaluations, over 5 seeds,
+  the std over seeds.
 
-Logged: critic_loss (3); q, mean_b Q1(s, a), grows to about the discounted return and stays; actor_loss (5), starts near 0 and settles around
--alpha (when Q1 is positive); bc_mse, its second term, 0.01 to 0.2 on a policy's data; lambda (4), large at first, then alpha / q.
+Logged: critic_loss (3); q, mean_b Q1(s, a), grows to about the discounted return and stays; actor_loss (5),
+starts near 0 and settles around -alpha (when Q1 is positive); bc_mse, its second term, 0.01 to 0.2 on a
+policy's data; lambda (4), large at first, then alpha / q.
 
 Read before: nothing, this is the place to start.  Run: python algorithms/td3_bc.py --env hopper-medium-v2
 """
@@ -50,7 +59,8 @@ class Args(RunArgs):
     normalize: bool = True  # standardise observations with the dataset's mean and std
 
 
-ANTMAZE = [f"antmaze-{maze}-v2" for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")]
+ANTMAZE = [f"antmaze-{maze}-v2" for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse",
+                                              "large-play", "large-diverse")]
 PAPER = {  # Fujimoto and Gu 2021, section 6: one setting for every task
     f"{robot}-{level}-{version}": {} for version in ("v2", "v0") for robot in ("halfcheetah", "hopper", "walker2d")
     for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
@@ -84,7 +94,7 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """Q1, Q2: raw observations (B, S) and actions (B, A) -> values (2, B); both networks, S + A -> 256 -> 256 -> 1, as one batched matmul."""
+    """Q1 and Q2, S + A -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (2, B)."""
 
     def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
         super().__init__()
@@ -167,7 +177,8 @@ class TD3BC:
             polyak(self.target_actor, self.actor, self.args.tau)
             polyak(self.target_critics, self.critics, self.args.tau)
         actor_loss, bc_mse, weight = self.actor_stats
-        return {"critic_loss": critic_loss, "q": q[0].mean(), "actor_loss": actor_loss, "bc_mse": bc_mse, "lambda": weight}
+        return {"critic_loss": critic_loss, "q": q[0].mean(), "actor_loss": actor_loss, "bc_mse": bc_mse,
+                "lambda": weight}
 
 
 def main(args: Args):

@@ -1,9 +1,9 @@
 """Datasets: from a D4RL name, a Minari id or a file of the user's own to tensors on the device.
 
-A name is looked up in this order, and one line says which source was used: (1) a path ending in .hdf5 or .npz, own arrays
-in D4RL's layout; (2) an id with a `/`, Minari, local, then remote; (3) our cache ($SOLO_CACHE, else ~/.cache/solo), D4RL
-files converted once; (4) D4RL's own folder ($D4RL_DATASET_DIR, else ~/.d4rl/datasets), read-only; (5) download ($SOLO_MIRRORS
-replaces the mirrors, empty means offline), checked by size and SHA-256; (6) a stand-in (standin.py). d4rl.csv holds the facts.
+A name is looked up in this order, and one line says which source was used: (1) a path ending in .hdf5 or .npz, own
+arrays; (2) an id with a `/`, Minari, local, then remote; (3) our cache ($SOLO_CACHE, else ~/.cache/solo) of converted
+D4RL files; (4) D4RL's own folder ($D4RL_DATASET_DIR, else ~/.d4rl/datasets), read-only; (5) download ($SOLO_MIRRORS
+replaces the mirrors, empty is offline), checked by size and SHA-256; (6) a stand-in (standin.py). Facts: d4rl.csv.
 `python -m common.data to-minari hopper-medium-v2` converts a D4RL dataset to the Minari dataset d4rl/hopper/medium-v2.
 """
 
@@ -72,9 +72,6 @@ class Dataset:
         self.obs_mean, self.obs_std = mean.float().to(self.device), std.float().to(self.device)
         self.standin = self.source["kind"] == "standin"
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def _split(self, rows) -> Batch:
         s, a = self.obs_size, self.action_size
         return Batch(rows[:, :s], rows[:, s:s + a], rows[:, s + a], rows[:, s + a + 1:-1], rows[:, -1])
@@ -91,8 +88,8 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
 
     `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A) in [-1, 1],
     rewards (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
-    `qlearning_dataset` (no rows that a timeout cuts, no last row); next_obs, every row, timeouts as ordinary ones; auto,
-    d4rl for D4RL names and files without next_observations. `reward`: a key of REWARDS. `standin`: may a stand-in of
+    `qlearning_dataset` (no rows that a timeout cuts, no last row); next_obs, every row, timeouts as ordinary ones;
+    auto, d4rl for D4RL names and files without next_observations. `reward`: a key of REWARDS. `standin`: may one of
     `standin_rows` replace a D4RL dataset that cannot be had. InputError: what is wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
@@ -108,14 +105,14 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     rows = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1, dtype=np.float32)
     print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
     return Dataset(env, None if source["kind"] == "file" else env, source | {"view": view, "rows": len(rows)},
-                   torch.from_numpy(rows).to(device), columns[0].shape[1], columns[1].shape[1], torch.from_numpy(episodes))
+                   torch.from_numpy(rows).to(device), *(c.shape[1] for c in columns[:2]), torch.from_numpy(episodes))
 
 
 def transitions(arrays: dict, view: str, name: str, facts: dict | None = None) -> tuple[list[np.ndarray], np.ndarray]:
     """[obs, action, reward, next_obs, done] of a view, and its episodes' bounds (E, 2).
 
-    next_obs is the file's own, else the next row's observation; at a terminal row of a file without, where it is unknown and
-    masked by `done`, the row's own observation, never the next episode's first one.
+    next_obs is the file's own, else the next row's observation; at a terminal row of a file without, where it is
+    unknown and masked by `done`, the row's own observation, never the next episode's first one.
     """
     obs, terminals, next_obs = arrays["observations"], arrays["terminals"], arrays.get("next_observations")
     if view != "d4rl" and (view != "next_obs" or next_obs is None):
@@ -133,19 +130,19 @@ def transitions(arrays: dict, view: str, name: str, facts: dict | None = None) -
 
 
 def _timeouts(arrays, name, facts):
-    """The file's own, or D4RL's rule for files without (kitchen): step max_episode_steps - 1, counted as D4RL counts."""
+    """The file's own, or D4RL's rule for files without (kitchen): step max_episode_steps - 1, as D4RL counts."""
     terminals = arrays["terminals"]
     if "timeouts" in arrays or "next_observations" in arrays:
         return arrays.get("timeouts", np.zeros_like(terminals))
     if not facts or not facts["max_episode_steps"]:
-        raise InputError(f"{name}: has neither `next_observations` nor `timeouts`, so the ends of its episodes are unknown")
+        raise InputError(f"{name}: has neither `next_observations` nor `timeouts`: where its episodes end is unknown")
     row, horizon = np.arange(len(terminals)), int(facts["max_episode_steps"])
     start = np.maximum.accumulate(np.where(np.r_[True, terminals[:-1]], row, 0))
     return (row - start + (start > 0)) % horizon == horizon - 1  # D4RL: the row after a terminal one is step 1, not 0
 
 
 def normalized_score(task: str | None, returns):
-    """100 (return - ref_min) / (ref_max - ref_min), D4RL's references for its names, a Minari set's own; None without."""
+    """100 (return - ref_min) / (ref_max - ref_min), D4RL's references or the Minari dataset's own; None without."""
     low, high = _references(task)
     return None if low is None or high is None else 100.0 * (returns - low) / (high - low)
 
@@ -203,8 +200,8 @@ def _read_d4rl(env, facts, standin, standin_rows):
     from common.standin import generate, standin_hash
     policies = facts["standin"].split()
     made = _cache_file(f"{env}.standin-{standin_hash(policies, standin_rows)}.npz")
-    print(f"{'!' * 110}\n!! STAND-IN DATA, not D4RL's: {env} is not at hand ({origin}).\n!! Made with this project's own "
-          f"policies; compare its scores with nothing published. --no-standin refuses it.\n{'!' * 110}")
+    print(f"{'!' * 110}\n!! STAND-IN DATA, not D4RL's: {env} is not at hand ({origin}).\n!! Made with this project's "
+          f"own policies; compare its scores with nothing published. --no-standin refuses it.\n{'!' * 110}")
     if made.is_file():
         arrays, source = _read(made)
         return arrays, source | {"path": str(made)}
@@ -214,7 +211,7 @@ def _read_d4rl(env, facts, standin, standin_rows):
 
 
 def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | None, str]:
-    """Fetch a D4RL file from the first mirror that has it whole: (path in `folder`, address), or (None, why none answers).
+    """A D4RL file from the first mirror that has it whole: (path in `folder`, address), or (None, why none answers).
 
     InputError: mirrors answered, but none with the file (403, 404, a web page, wrong size or hash, broken off).
     """
@@ -224,8 +221,8 @@ def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | N
         try:
             with urllib.request.urlopen(url, timeout=timeout) as response, open(path, "wb") as file:
                 size = int(response.headers.get("Content-Length") or 0)
-                bar = dict(total=size, desc=path.name, disable=not sys.stderr.isatty())
-                with tqdm.wrapattr(response, "read", **bar) as body:
+                hidden = not sys.stderr.isatty()
+                with tqdm.wrapattr(response, "read", total=size, desc=path.name, disable=hidden) as body:
                     shutil.copyfileobj(body, file, 1 << 20)
             if not (why := _wrong(path, facts, size)):
                 return path, url
@@ -236,8 +233,8 @@ def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | N
             heard = answers if size or hasattr(error, "code") else silent
         heard.append(f"{mirror}: {why}")
     if answers:
-        raise InputError(f"cannot download {path.name} ({'; '.join(answers + silent)}). Put the file into ~/.d4rl/datasets, "
-                         "or set SOLO_MIRRORS= (empty) to work offline")
+        raise InputError(f"cannot download {path.name} ({'; '.join(answers + silent)}). Put the file into "
+                         "~/.d4rl/datasets, or set SOLO_MIRRORS= (empty) to work offline")
     return None, "; ".join(silent) or "offline: SOLO_MIRRORS is empty"
 
 
@@ -253,14 +250,14 @@ def _wrong(path, facts, size=0) -> str:
 
 
 def _read(path) -> tuple[dict[str, np.ndarray], dict]:
-    """D4RL's keys of an .npz or HDF5 file, and the source noted in a cache file; the rest (infos, metadata) is left alone."""
+    """D4RL's keys of an .npz or HDF5 file, and a cache file's source; the rest (infos, metadata) is left alone."""
     import h5py
     try:
         with np.load(path, allow_pickle=False) if path.suffix == ".npz" else h5py.File(path) as file:
             source = json.loads(str(file["source"])) if path.suffix == ".npz" and "source" in file else {}
             return {key: file[key][()] for key in REQUIRED + OPTIONAL if key in file}, source
     except Exception as error:  # NumPy, zip, zlib and HDF5 each raise their own kinds
-        why = f"cannot be read ({error}); truncated or damaged? Delete it or mend it" if path.is_file() else "no such file"
+        why = f"cannot be read ({error}); damaged? Delete it or mend it" if path.is_file() else "no such file"
         raise InputError(f"{path}: {why}") from None
 
 
@@ -309,7 +306,8 @@ def _checked(arrays: dict, name: str) -> dict[str, np.ndarray]:
         with np.errstate(over="ignore"):
             checked[key] = array.astype(np.float32, copy=False)
         if not (finite := np.isfinite(checked[key])).all():
-            raise InputError(f"{name}: `{key}` is NaN or infinite in row {np.argwhere(~finite)[0, 0]:,}; mend or drop it")
+            row = np.argwhere(~finite)[0, 0]
+            raise InputError(f"{name}: `{key}` is NaN or infinite in row {row:,}; mend or drop that row")
         if key in ("terminals", "timeouts"):
             checked[key] = array.astype(bool, copy=False)
     if (largest := np.abs(checked["actions"]).max()) > 1 + 1e-5:
@@ -346,8 +344,8 @@ def _read_minari(env):
 def to_minari(env: str) -> str:
     """Convert a D4RL dataset to a local Minari dataset and return its id, `d4rl/hopper/medium-v2` for hopper-medium-v2.
 
-    Its transitions are those of view `next_obs`, bit for bit. Where a file without next_observations does not know the last
-    observation of an episode, a cut one loses its last row, and at a true end (masked) the last observation is repeated.
+    Its transitions are those of view `next_obs`, bit for bit. Where a file without next_observations does not know the
+    last observation of an episode, a cut one loses its last row; at a true end (masked) the last one is repeated.
     """
     import minari
     from gymnasium.spaces import Box
@@ -365,10 +363,10 @@ def to_minari(env: str) -> str:
         last = obs[end - 1] if true_end is None else true_end[end - 1]
         end -= true_end is None and not terminals[end - 1]
         if end > start:
-            rows, truncations = slice(start, end), np.arange(start, end) == end - 1
+            rows, cut = slice(start, end), np.arange(start, end) == end - 1
             buffers.append(EpisodeBuffer(
-                id=len(buffers), observations=np.r_[obs[rows], last[None]], actions=action[rows], terminations=terminals[rows],
-                rewards=arrays["rewards"][rows], truncations=truncations & ~terminals[rows]))
+                id=len(buffers), observations=np.r_[obs[rows], last[None]], actions=action[rows],
+                rewards=arrays["rewards"][rows], terminations=terminals[rows], truncations=cut & ~terminals[rows]))
     warnings.filterwarnings("ignore", module="minari")  # it asks for the author's address and the like
     minari.create_dataset_from_buffers(
         name, buffers, observation_space=Box(-np.inf, np.inf, obs.shape[1:], np.float32),

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 
 from common import InputError, RunError, worker_pool
+from common.data import D4RL
 from common.physics import make_env
 
 
 @torch.no_grad()
-def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str = "d4rl") -> tuple[np.ndarray, np.ndarray]:
-    """Play E = `episodes` whole episodes with `actor.act(obs (E, S) float32) -> action (E, A)`, the deterministic action.
+def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str = "d4rl"):
+    """Play E = `episodes` whole episodes with the deterministic action, `actor.act(obs (E, S) float32) -> (E, A)`.
 
-    Environment i of `task` starts from reset(seed + 100 + i), at every evaluation again (as TD3+BC's authors do). Returns
-    the undiscounted returns (E,) and the lengths (E,), float64, in the order of the environments.
+    Environment i of `task` starts from reset(seed + 100 + i), at every evaluation again, as TD3+BC's authors do.
+    Returns the undiscounted returns (E,) and the lengths (E,), float64 arrays in the order of the environments.
     """
     envs, device = _environments(task, physics, episodes), next(actor.parameters()).device
     threads = torch.get_num_threads()
@@ -43,9 +44,7 @@ def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str =
     return returns, lengths
 
 
-@cache
-def _environments(task, physics, episodes):
-    return [make_env(task, physics) for _ in range(episodes)]
+_environments = cache(lambda task, physics, episodes: [make_env(task, physics) for _ in range(episodes)])
 
 
 def _job(actor, task, episodes, seed, physics):
@@ -56,16 +55,18 @@ def _job(actor, task, episodes, seed, physics):
 class Evaluator:
     """Evaluations in the order they were asked for, by worker processes or, with 0 workers, inline: the same numbers.
 
-    `waiting`: (step, seed, actor's weights, future) of what is not delivered; a checkpoint keeps the first three. InputError
-    at once, not at the first evaluation, if the task cannot be simulated or the data have other sizes.
+    `waiting`: (step, seed, actor's weights, future) of what is not delivered; a checkpoint keeps the first three.
+    InputError at once, not at the first evaluation: an unknown task, no simulator for it, or data of other sizes.
     """
 
     def __init__(self, task: str, data, args):
         self.task, self.physics, self.episodes = task, args.physics, args.eval_episodes
+        if "/" not in task and task not in D4RL:
+            raise InputError(f"{task}: no D4RL task of this name; see --eval-env")
         env, sizes = make_env(task, args.physics), ((data.obs_size,), (data.action_size,))
         if sizes != (here := (env.observation_space.shape, env.action_space.shape)):
-            raise InputError(f"{task} ({args.physics} physics) has observations {here[0]} and actions {here[1]}, the data "
-                             f"{sizes[0]} and {sizes[1]}; name the data's own task with --eval-env, or none")
+            raise InputError(f"{task} ({args.physics} physics) has observations {here[0]} and actions {here[1]}, the "
+                             f"data {sizes[0]} and {sizes[1]}; name the data's own task with --eval-env, or none")
         self.pool = worker_pool(args.eval_workers) if args.eval_workers else None
         self.waiting: deque[tuple[int, int, dict, Future]] = deque()
         self.seconds = self.waited = 0.0  # spent on evaluations, and for which training stood still

@@ -10,10 +10,10 @@ WARM_UP = 3  # real updates before a recording: what is created lazily (cuBLAS, 
 def side_by_side(agents: list):
     """A function that makes one update of every agent and returns their logs, a list of {name: scalar tensor}.
 
-    On CUDA an update is recorded once and replayed, so it has static shapes, no host sync and no branch on data. An agent whose
-    updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`, any hashable value;
-    each combination of phases is recorded. The counter `step`, one more after each update, is the only host state that an
-    update may change. Each agent's generator is registered with the graph, so that it draws as if it were alone.
+    On CUDA an update is recorded once and replayed, so it has static shapes, no host sync and no branch on data. An
+    agent whose updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`,
+    any hashable value; each combination of phases is recorded. The counter `step`, one more after each update, is the
+    only host state that an update may change. Each agent's generator is registered with it: it draws as if alone.
     """
     if agents[0].rng.device.type != "cuda":
         return lambda: [agent.update() for agent in agents]

@@ -1,9 +1,9 @@
 """D4RL's physics on current MuJoCo.
 
-The D4RL v2 data were recorded with gym on MuJoCo <= 2.1.0. Stock Gymnasium differs in three ways that move scores: capsules
-have exact masses since MuJoCo 2.1.1 (before, they weighed as cylinders that reach half-way into the caps), contact margins of two
-geoms are summed since MuJoCo 3.5 (before, the larger counted), and walker2d_v5.xml has another right foot. With the patch below
-replayed mujoco-py roll-outs agree to 2e-7 in the median Hopper step (stock: 6e-3).
+The D4RL v2 data were recorded with gym on MuJoCo <= 2.1.0. Stock Gymnasium differs in three ways that move scores:
+capsules have exact masses since MuJoCo 2.1.1 (before, they weighed as cylinders that reach half-way into the caps),
+contact margins of two geoms are summed since MuJoCo 3.5 (before, the larger counted), and walker2d_v5.xml has another
+right foot. With the patch below replayed mujoco-py roll-outs agree to 2e-7 in the median Hopper step (stock: 6e-3).
 """
 
 import warnings
@@ -23,8 +23,8 @@ ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
 def make_env(name: str, physics: str = "d4rl"):
     """A Gymnasium environment for a D4RL name (hopper, halfcheetah, walker2d, ant) or a Minari id.
 
-    `physics`: `d4rl` (model patch, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's v5; a
-    Minari id gets the environment stored with it. InputError: no simulator installed, or none here for this task.
+    `physics`: `d4rl` (model patch, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's
+    v5; a Minari id gets the environment stored with it. InputError: no simulator installed, or none here for this task.
     """
     without = "train without evaluation: --eval-env none"
     try:
@@ -56,7 +56,7 @@ def make_env(name: str, physics: str = "d4rl"):
     healthy_reward = 0.0 if robot == "halfcheetah" else 1.0
 
     class D4RLPhysics(gymnasium.Wrapper):
-        """float32 observations, actions clipped to [-1, 1], the healthy reward also on the step that falls (v5 drops it)."""
+        """float32 observations, actions clipped to [-1, 1], the healthy reward also on a fall's step (v5 drops it)."""
 
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
 
@@ -79,14 +79,15 @@ def patch_model(env, robot: str) -> None:
     """
     import mujoco
     model, spec = env.unwrapped.model, mujoco.MjSpec.from_file(env.unwrapped.fullpath)
-    for geom, kind, (radius, half, _), pos, quat in zip(spec.geoms, model.geom_type, model.geom_size, model.geom_pos, model.geom_quat):
-        if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
-            geom.type, geom.size, geom.fromto = mujoco.mjtGeom.mjGEOM_CYLINDER, (radius, half + radius / 2, 0), [np.nan] * 6
-            geom.pos, geom.quat = pos, quat
+    for i, geom in enumerate(spec.geoms):
+        if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_CAPSULE:
+            radius, half, _ = model.geom_size[i]
+            geom.type, geom.size = mujoco.mjtGeom.mjGEOM_CYLINDER, (radius, half + radius / 2, 0)
+            geom.fromto, geom.pos, geom.quat = [np.nan] * 6, model.geom_pos[i], model.geom_quat[i]
     with warnings.catch_warnings(action="ignore"):  # MuJoCo 4 deprecates a word in HalfCheetah's XML
         old = spec.compile()
     for name in ("body_mass", "body_inertia", "body_ipos", "body_iquat"):
         getattr(model, name)[:] = getattr(old, name)
-    mujoco.mj_setConst(model, mujoco.MjData(model))  # derived constants, which contacts use; it rewrites the scratch data
+    mujoco.mj_setConst(model, mujoco.MjData(model))  # derived constants, which contacts use; it rewrites its data
     if robot in ("hopper", "ant") and tuple(map(int, mujoco.__version__.split(".")[:2])) >= (3, 5):
         model.geom_margin *= 0.5  # two halves sum to the old margin

@@ -53,8 +53,8 @@ class RunArgs:
 def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
-    `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults. With `--resume`
-    the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
+    `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults. With
+    `--resume` the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
     """
     import tyro
     argv = sys.argv[1:] if argv is None else argv
@@ -64,8 +64,8 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
         saved = _saved_args(Args, Path(given["--resume"]))
         args = tyro.cli(Args, default=saved, args=argv)
         if new := [flag for flag in vars(saved) if flag not in FREE and getattr(args, flag) != getattr(saved, flag)]:
-            raise InputError(f"--resume {args.resume}: the run has {', '.join(f'{f}={getattr(saved, f)}' for f in new)} "
-                             "and keeps it; leave that flag out, or start a new run")
+            was = ", ".join(f"{flag}={getattr(saved, flag)}" for flag in new)
+            raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
         return args
     env, config, tables = given.get("--env", Args.env), given.get("--config", "paper"), {"paper": paper, **configs}
     if config not in tables:
@@ -75,7 +75,7 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
         raise InputError(f"--config {config} has no entry for {env}, only for {', '.join(tables[config])}")
     shown = ", ".join(f"{flag}={value}" for flag, value in (values or {}).items()) or "the shared defaults"
     origin = f"{env}{' (no entry)' if values is None else ''}, --config {config}: {shown}"
-    title = inspect.getmodule(Args).__doc__.splitlines()[0]
+    title = " ".join(inspect.getmodule(Args).__doc__.split("\n\n")[0].split())
     args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
                     description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -104,7 +104,7 @@ def _saved_args(Args, folder):
 
 @contextlib.contextmanager
 def friendly():
-    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C outside training: 130."""
+    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130."""
     try:
         yield
     except (InputError, RunError) as error:
@@ -119,15 +119,15 @@ def _writing(path):
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise InputError(f"cannot write {path} ({error}); free space or choose another folder with --runs. A checkpoint "
-                         "that is there is whole: --resume continues from it") from None
+        raise InputError(f"cannot write {path} ({error}); free space or choose another folder with --runs. A "
+                         "checkpoint that is there is whole: --resume continues from it") from None
 
 
 class Run:
     """Folder, logs, evaluations, checkpoints and report of agents trained side by side.
 
-    Files: config.json, log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed and evaluation, with each
-    episode's return), checkpoint.pt, result.json at the end. The CSV files hold no times: resumed runs repeat them exactly.
+    Files: config.json, log.csv (a row per seed and `log_every` updates), eval.csv (a row per seed and evaluation, with
+    each episode's return), checkpoint.pt, result.json at the end. The CSVs hold no times: a resumed run repeats them.
     """
 
     def __init__(self, args, agents: list):
@@ -157,11 +157,11 @@ class Run:
                              capture_output=True, text=True)
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
-        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "physics": self.args.physics,
-                  "dataset_source": self.data.source["kind"], "data": self.data.source, "git": git.stdout.strip(),
-                  "versions": {"python": sys.version.split()[0], **versions},
+        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "started": start,
+                  "physics": self.args.physics, "dataset_source": self.data.source["kind"], "data": self.data.source,
+                  "git": git.stdout.strip(), "versions": {"python": sys.version.split()[0], **versions},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
-                  "command": shlex.join(sys.argv), "started": start}
+                  "command": shlex.join(sys.argv)}
         with _writing(self.args.runs / name):
             (self.args.runs / name).mkdir(parents=True)
             (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
@@ -201,17 +201,17 @@ class Run:
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
 
     def log(self, step: int, logs: list[dict]) -> None:
-        """Every `log_every` updates and at the last, a row per seed of scalar tensors; RunError if one is not finite."""
+        """A row per seed of scalar tensors, each `log_every` updates and at the last; RunError if one is not finite."""
         if step % self.args.log_every and step != self.args.updates:
             return
         for seed, log in zip(self.args.seeds, logs):
             row = dict(zip(log, torch.stack([value.detach().float() for value in log.values()]).tolist()))
             if bad := [key for key, value in row.items() if not np.isfinite(value)]:
-                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]} at update {step:,} of seed {seed}; see {self.folder}")
+                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {seed}; see {self.folder}")
             self._append("log.csv", {"step": step, "seed": seed, **row})
 
     def evaluate(self, step: int, last: bool = False) -> None:
-        """Every `eval_every` updates and at the last, hand each actor to the evaluator; take delivery of what is done."""
+        """Hand actors to the evaluator, each `eval_every` updates and at the last; take delivery of what is done."""
         try:
             if self.evaluator and not last and (step % self.args.eval_every == 0 or step == self.args.updates):
                 for seed, agent in zip(self.args.seeds, self.agents):
@@ -229,9 +229,9 @@ class Run:
                                   "return_std": returns.std(), "score": "" if score is None else score,
                                   "length_mean": lengths.mean(), "returns": " ".join(f"{r:.6g}" for r in returns)})
         self.scores[seed].append(float(mean if score is None else score))
-        shown = f"return {mean:.1f} ± {returns.std():.1f}" + ("" if score is None else f"   normalised score {score:.1f}")
+        shown = f"{mean:.1f} ± {returns.std():.1f}" + (f"   normalised score {score:.1f}" if score is not None else "")
         with tqdm.external_write_mode():
-            print(f"update {step:>9,}   seed {seed}   {shown}{self.mark}", flush=True)
+            print(f"update {step:>9,}   seed {seed}   return {shown}{self.mark}", flush=True)
         if self.bar is not None:
             self.bar.set_postfix_str(f"score {self.scores[seed][-1]:.1f}{self.mark}")
 
@@ -242,8 +242,8 @@ class Run:
                 writer.writerow(row)
             writer.writerow([repr(float(value)) if isinstance(value, float) else value for value in row.values()])
         if self.wandb:
-            numbers = {f"{name[:-4]}/{key}/seed{row['seed']}": value for key, value in row.items() if isinstance(value, float)}
-            self.wandb.log({"step": row["step"], **numbers})
+            numbers = {key: value for key, value in row.items() if isinstance(value, float)}
+            self.wandb.log({"step": row["step"], f"{name[:-4]}/seed{row['seed']}": numbers})
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
@@ -319,7 +319,7 @@ class Run:
 
 
 def snapshot(agent, saved: dict | None = None) -> dict:
-    """All that training changes in an agent's attributes (see the branches below); `saved`, if given, is put back first.
+    """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back first.
 
     Any other attribute but arguments, data, strings and devices is a TypeError: better than a resume that forgets it.
     """

@@ -1,8 +1,8 @@
 """Stand-in datasets: D4RL's own protocol, run again with policies that ship with this project.
 
-D4RL let a SAC policy act (sampled actions), appended finished episodes until there were enough rows, cut there, and flagged
-`timeouts`, not `terminals`, at step 1000. So do our SAC policies here, under the same physics. A stand-in has the shape and
-roughly the level of D4RL's data, so that everything runs and learns without a download, but it is NOT D4RL's data.
+D4RL let a SAC policy act (sampled actions), appended finished episodes until there were enough rows, cut there, and
+flagged `timeouts`, not `terminals`, at step 1000. So do our SAC policies here, under the same physics. A stand-in has
+the shape and roughly the level of D4RL's data, so that all runs and learns without a download, but it is NOT that data.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def standin_hash(policies: list[str], rows: int) -> str:
 
 
 def generate(dataset: str, policies: list[str], rows: int, workers: int | None = None) -> dict[str, np.ndarray]:
-    """`rows` transitions in D4RL's layout, equal shares of files in common/policies, or `uniform`; a worker a core if None."""
+    """`rows` transitions in D4RL's layout, equal shares of the policies: files in common/policies, or `uniform`."""
     make_env(dataset).close()  # a missing simulator is an InputError here
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool, parts = worker_pool(workers or cores), []
@@ -44,15 +44,12 @@ def generate(dataset: str, policies: list[str], rows: int, workers: int | None =
             chunks = max(1, -(-share // CHUNK))
             size = -(-share // chunks)
             jobs.append((share, [pool.submit(_collect, dataset, policy, size, 10_000 * i + j) for j in range(chunks)]))
-        with tqdm(total=rows, unit="row", desc=f"simulating {dataset}", disable=not sys.stderr.isatty()) as bar:
-            for share, futures in jobs:
-                done = []
-                for future in futures:
-                    done.append(future.result())
-                    bar.update(share / len(futures))
-                part = {key: np.concatenate([chunk[key] for chunk in done])[:share] for key in KEYS}
-                part["timeouts"][-1:] = ~part["terminals"][-1:]  # the cut
-                parts.append(part)
+        for policy, (share, futures) in zip(policies, jobs):
+            bar = tqdm(futures, f"simulating {dataset} with {policy}", unit="chunk", disable=not sys.stderr.isatty())
+            done = [future.result() for future in bar]
+            part = {key: np.concatenate([chunk[key] for chunk in done])[:share] for key in KEYS}
+            part["timeouts"][-1:] = ~part["terminals"][-1:]  # the cut
+            parts.append(part)
     finally:
         pool.shutdown(cancel_futures=True)
     return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
@@ -71,7 +68,7 @@ def _collect(dataset, policy, rows, seed):
         for key, value in zip(KEYS, (obs, action, reward, next_obs, terminal, limit and not terminal)):
             columns[key].append(value)
         obs, done = next_obs, terminal or limit
-    return {key: np.array(values, bool if key in ("terminals", "timeouts") else np.float32) for key, values in columns.items()}
+    return {key: np.array(values, bool if key[0] == "t" else np.float32) for key, values in columns.items()}
 
 
 def _actor(policy, action_size, rng):

@@ -186,8 +186,8 @@ def test_choosing_the_worst_without_a_graph_changes_nothing():
 
     def policy_smoothing(obs, mean, log_std):
         delta = slow.perturbations(slow.args.eps_pi)
-        near = (x.view(16, 4, -1) for x in slow.actor((obs[:, None] + delta).flatten(0, 1)))
-        return jeffreys(mean[:, None], log_std[:, None], *near).max(1).values.mean()
+        near_mean, near_log_std = slow.actor((obs[:, None] + delta).flatten(0, 1))
+        return jeffreys(mean[:, None], log_std[:, None], near_mean.view(16, 4, -1), near_log_std.view(16, 4, -1)).max(1).values.mean()
 
     slow.q_smoothing, slow.policy_smoothing = q_smoothing, policy_smoothing
     for _ in range(3):

@@ -1,0 +1,372 @@
+"""Command line, folders, evaluation and errors of a run, through the scripts where a person would meet them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from algorithms import td3_bc
+from common import InputError, RunError
+from common.data import load_dataset
+from common.evaluation import Evaluator, evaluate
+from common.physics import make_env
+from common.run import Run, parse
+from tests.helpers import make_data, run_script, write_npz
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "algorithms/td3_bc.py"
+PAPER = {"hopper-medium-v2": dict(alpha=7.0, reward="r-1")}
+
+
+def make_args(tmp_path, **flags):
+    data = tmp_path / "hopper.npz"
+    if not data.exists():
+        write_npz(data)
+    defaults = dict(env=str(data), eval_env="hopper-medium-v2", device="cpu", updates=4, eval_every=2, eval_episodes=2, eval_workers=0,
+                    log_every=1, runs=tmp_path / "runs", batch_size=8)
+    return td3_bc.Args(**defaults | flags)
+
+
+def make_run(tmp_path, **flags):
+    args = make_args(tmp_path, **flags)
+    agents = [td3_bc.TD3BC(args, load_dataset(args.env), seed) for seed in args.seeds]
+    return Run(args, agents), agents
+
+
+def train(run, agents):
+    for step in run.steps(run.args.updates):
+        run.log(step, [agent.update() for agent in agents])
+        run.evaluate(step)
+
+
+def flags_of(args, *names):
+    return [word for name in names for word in (f"--{name.replace('_', '-')}", getattr(args, name))]
+
+
+def script_flags(tmp_path, **flags):
+    args = make_args(tmp_path, **flags)
+    return flags_of(args, "env", "eval_env", "updates", "eval_every", "eval_episodes", "eval_workers", "log_every", "runs", "batch_size")
+
+
+def one_line(err):
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+# Command line
+
+
+def test_env_picks_the_papers_values_and_flags_override(capsys):
+    args = parse(td3_bc.Args, PAPER, ["--env", "hopper-medium-v2"])
+    assert (args.alpha, args.reward, args.env) == (7.0, "r-1", "hopper-medium-v2")
+    assert "hopper-medium-v2, --config paper: alpha=7.0, reward=r-1" in capsys.readouterr().out
+    assert parse(td3_bc.Args, PAPER, ["--env=hopper-medium-v2", "--alpha", "3"]).alpha == 3.0
+    assert parse(td3_bc.Args, PAPER, ["--seeds", "0", "1", "5", "--no-tf32"]).seeds == (0, 1, 5)
+
+
+def test_a_dataset_without_an_entry_says_so(capsys):
+    assert parse(td3_bc.Args, PAPER, ["--env", "walker2d-medium-v2"]).alpha == 2.5
+    assert "walker2d-medium-v2 (no entry), --config paper: the shared defaults" in capsys.readouterr().out
+
+
+def test_configs(capsys):
+    args = parse(td3_bc.Args, PAPER, ["--env", "x-v0", "--config", "mine"], mine={"x-v0": dict(alpha=9.0)})
+    assert (args.alpha, args.config) == (9.0, "mine")
+    for argv, match in ((["--config", "other"], "--config other is unknown; choose from paper, mine"),
+                        (["--config", "mine"], "--config mine has no entry for hopper-medium-v2, only for x-v0")):
+        with pytest.raises(InputError, match=match):
+            parse(td3_bc.Args, PAPER, argv, mine={"x-v0": {}})
+
+
+def test_help_shows_the_values_and_their_origin(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(td3_bc.Args, PAPER, ["--env", "hopper-medium-v2", "--help"], authors={})
+    out = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "Defaults are those for hopper-medium-v2, --config paper: alpha=7.0, reward=r-1" in out and "Configs: paper, authors" in out
+    assert re.search(r"weight of Q against imitation in \(4\) \(default: 7.0\)", out)
+
+
+@pytest.mark.parametrize("argv, match", [
+    (["--seeds", "1", "1"], "--seeds 1 1: give one or more seeds"), (["--updates", "0"], "--updates must be at least 1"),
+    (["--device", "tpu"], "--device tpu: PyTorch sees no such device"), (["--log-every", "-3"], "--log-every must be at least 1")])
+def test_bad_flags(argv, match):
+    with pytest.raises(InputError, match=match):
+        parse(td3_bc.Args, PAPER, argv)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu():
+    with pytest.raises(InputError, match="--device cuda: PyTorch sees no such device; use --device cpu"):
+        parse(td3_bc.Args, PAPER, ["--device", "cuda"])
+
+
+def test_unknown_flag_is_exit_code_2():
+    code, out, err = run_script(SCRIPT, "--learning-rate", 3)
+    assert code == 2 and "learning-rate" in err and "Traceback" not in err
+
+
+# Errors of scripts: one line, exit code 2
+
+
+@pytest.mark.parametrize("flags, match", [
+    (["--env", "hoper-medium-v2"], "did you mean .*hopper-medium-v2"),
+    (["--env", "nobody/nothing-v0"], "no such Minari dataset"),
+    (["--env", "nothing.npz"], "no such file"),
+    (["--env", "hopper-medium-v2", "--no-standin"], "stand-ins are refused; put hopper_medium-v2.hdf5 into"),
+])
+def test_bad_data_from_the_command_line(flags, match, tmp_path):
+    code, _, err = run_script(SCRIPT, *flags, "--runs", tmp_path / "runs")
+    assert code == 2 and re.search(match, one_line(err))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluation_tasks_that_cannot_be(tmp_path):
+    for task, match in (("pen-human-v1", "no simulator for it here yet"), ("halfcheetah-medium-v2", "observations \\(17,\\) .* the data \\(11,\\)"),
+                        ("hopper-medum-v2", "hopper-medum-v2: no D4RL task")):
+        with pytest.raises(InputError, match=match):
+            make_run(tmp_path, eval_env=task)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_simulator(tmp_path):
+    (tmp_path / "mujoco.py").write_text("raise ImportError('no MuJoCo here')")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code, _, err = run_script(SCRIPT, *script_flags(tmp_path), env=env)
+    assert code == 2 and re.search("no MuJoCo here; pip install 'gymnasium\\[mujoco\\]', or train without evaluation: --eval-env none", one_line(err))
+    code, out, err = run_script(SCRIPT, *script_flags(tmp_path, eval_env="none"), env=env)
+    assert code == 0 and "no evaluation: name a task with --eval-env" in out, err
+
+
+def test_own_data_train_without_a_task(tmp_path, capsys):
+    run, agents = make_run(tmp_path, eval_env="auto")
+    train(run, agents)
+    run.report()
+    out = capsys.readouterr().out
+    assert "no evaluation: name a task with --eval-env" in out and not (run.folder / "eval.csv").exists()
+    assert json.loads((run.folder / "result.json").read_text())["seeds"] == {}
+
+
+def test_run_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    code, _, err = run_script(SCRIPT, *script_flags(tmp_path))
+    assert code == 2 and re.search("cannot write .*runs.*; free space or choose another folder with --runs", one_line(err))
+
+
+def test_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
+    resource = pytest.importorskip("resource")
+    run, agents = make_run(tmp_path)
+    train(run, agents)
+    run.save()
+    before = (run.folder / "checkpoint.pt").read_bytes()
+    agents[0].update()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write .*checkpoint.pt .*; free space.* --resume continues from it"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run.folder / "checkpoint.pt").read_bytes() == before
+    assert not list(run.folder.glob("*.part"))
+
+
+def test_divergence_stops_the_run(tmp_path):
+    run, agents = make_run(tmp_path)
+    with torch.no_grad():
+        agents[0].critics.weights[0].fill_(float("nan"))
+    with pytest.raises(RunError, match="diverged: critic_loss is nan, update 1, seed 0"):
+        train(run, agents)
+
+
+# Resume
+
+
+def finished_run(tmp_path):
+    run, agents = make_run(tmp_path)
+    train(run, agents)
+    run.report()
+    return run
+
+
+@pytest.mark.parametrize("damage, flags, match", [
+    (None, ["--alpha", "9"], "the run has alpha=2.5 and keeps it"),
+    (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\), updates=4 and keeps it"),
+    ("other", [], "a run of rorl.py; continue it with that file"),
+    ("no config", [], "no run of this version"),
+    ("bad config", [], "no run of this version"),
+    ("old flags", [], "no run of this version .*unexpected keyword argument 'gone'"),
+    ("checkpoint", [], "checkpoint.pt: cannot be continued"),
+    ("data", [], "its data had SHA-256 .*, .*hopper.npz has"),
+])
+def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
+    folder = finished_run(tmp_path).folder
+    config = json.loads((folder / "config.json").read_text())
+    if damage == "other":
+        (folder / "config.json").write_text(json.dumps(config | {"algorithm": "rorl"}))
+    elif damage == "no config":
+        (folder / "config.json").unlink()
+    elif damage == "bad config":
+        (folder / "config.json").write_text("{")
+    elif damage == "old flags":
+        config["args"]["gone"] = 1
+        (folder / "config.json").write_text(json.dumps(config))
+    elif damage == "checkpoint":
+        (folder / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes()[:1000])
+    elif damage == "data":
+        write_npz(tmp_path / "hopper.npz", seed=1)
+    log = (folder / "log.csv").read_bytes()
+    code, _, err = run_script(SCRIPT, "--resume", folder, *flags)
+    assert code == 2 and re.search(match, one_line(err))
+    assert (folder / "log.csv").read_bytes() == log
+
+
+def test_resume_of_a_finished_run_reports_again(tmp_path):
+    folder = finished_run(tmp_path).folder
+    files = {name: (folder / name).read_bytes() for name in ("log.csv", "eval.csv")}
+    code, out, err = run_script(SCRIPT, "--resume", folder, "--eval-workers", 1)
+    assert code == 0 and "resumed at update 4" in out and "mean of last 10" in out, err
+    assert files == {name: (folder / name).read_bytes() for name in files}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    run, agents = make_run(tmp_path)
+    run.log(1, [agents[0].update()])
+    whole = finished_run(tmp_path / "other") if (tmp_path / "other").mkdir() is None else None
+    code, _, err = run_script(SCRIPT, "--resume", run.folder)
+    assert code == 0, err
+    assert (run.folder / "log.csv").read_bytes() == (whole.folder / "log.csv").read_bytes()
+
+
+# Evaluation
+
+
+def test_evaluation_is_ten_seeded_episodes_of_the_deterministic_action():
+    agent = td3_bc.TD3BC(td3_bc.Args(), make_data(), seed=0)
+    returns, lengths = evaluate(agent.actor, "hopper-medium-v2", episodes=3, seed=5)
+    for i in range(3):
+        env, total, steps = make_env("hopper-medium-v2"), 0.0, 0
+        obs, _ = env.reset(seed=5 + 100 + i)
+        while True:
+            with torch.no_grad():
+                action = agent.actor.act(torch.as_tensor(np.tile(obs, (3, 1))))[0].numpy()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, steps = total + reward, steps + 1
+            if terminated or truncated:
+                break
+        assert steps == lengths[i] and total == pytest.approx(returns[i], rel=1e-6)
+    again, _ = evaluate(agent.actor, "hopper-medium-v2", episodes=3, seed=5)
+    np.testing.assert_array_equal(again, returns)
+    assert torch.get_num_threads() >= 1
+
+
+def collect(evaluator):
+    return [(step, seed, list(returns)) for step, seed, returns, _ in evaluator.finished(wait=True)]
+
+
+def test_worker_and_inline_give_the_same_numbers_with_their_steps(tmp_path):
+    data = make_data()
+    agent = td3_bc.TD3BC(td3_bc.Args(), data, seed=0)
+    results = []
+    for workers in (0, 1):
+        evaluator = Evaluator("hopper-medium-v2", data, make_args(tmp_path, eval_workers=workers))
+        torch.manual_seed(0)
+        for step in (2, 4):
+            evaluator.submit(step, 7, agent.actor)
+            if step == 2:  # what is evaluated is the actor of that moment
+                saved = [p.clone() for p in agent.actor.parameters()]
+                with torch.no_grad():
+                    for p in agent.actor.parameters():
+                        p.add_(0.1)
+        results.append(collect(evaluator))
+        evaluator.close()
+        with torch.no_grad():
+            for p, old in zip(agent.actor.parameters(), saved):
+                p.copy_(old)
+    assert results[0] == results[1]
+    assert [(step, seed) for step, seed, _ in results[0]] == [(2, 7), (4, 7)] and results[0][0][2] != results[0][1][2]
+
+
+def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
+    run, agents = make_run(tmp_path, eval_workers=1)
+    (worker,) = run.evaluator.pool._processes.values()
+    os.kill(worker.pid, signal.SIGKILL)
+    deadline = time.time() + 30
+    with pytest.raises(RunError, match="worker died .*; see --eval-workers 0. Training is saved at update [24]; continue with python"):
+        train(run, agents)
+        while time.time() < deadline:
+            run.evaluate(4, last=True)
+    run.evaluator.close()
+    saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
+    code, out, err = run_script(SCRIPT, "--resume", run.folder, "--eval-workers", 0)
+    assert code == 0, err
+    steps = [line.split(",")[0] for line in (run.folder / "eval.csv").read_text().splitlines()]
+    assert steps == ["step", "2", "4"] and saved["step"] in (2, 4)
+
+
+def test_an_actor_that_outputs_nan_is_named(tmp_path):
+    run, agents = make_run(tmp_path)
+    with torch.no_grad():
+        agents[0].actor.biases[-1].fill_(float("nan"))
+    with pytest.raises(RunError, match="evaluation of update 2 failed .*the actor's action is not finite"):
+        run.evaluate(2)
+
+
+def test_files_and_report(tmp_path, capsys):
+    run, agents = make_run(tmp_path, seeds=(3, 1))
+    train(run, agents)
+    run.report()
+    out = capsys.readouterr().out
+    rows = [line.split(",") for line in (run.folder / "eval.csv").read_text().splitlines()]
+    header = rows.pop(0)
+    assert [row[:2] for row in rows] == [["2", "3"], ["2", "1"], ["4", "3"], ["4", "1"]]
+    for row in rows:
+        row = dict(zip(header, row))
+        returns = [float(value) for value in row["returns"].split()]
+        assert len(returns) == 2 and np.mean(returns) == pytest.approx(float(row["return_mean"]), rel=1e-4)
+        score = 100 * (float(row["return_mean"]) + 20.272305) / (3234.3 + 20.272305)
+        assert float(row["score"]) == pytest.approx(score)
+    result = json.loads((run.folder / "result.json").read_text())
+    scores = [float(dict(zip(header, row))["score"]) for row in rows if row[1] == "1"]
+    assert result["seeds"]["1"] == {"last": scores[-1], "mean_of_last_10": pytest.approx(np.mean(scores)), "best": max(scores)}
+    assert "normalised score" in out and "mean ± std" in out
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["algorithm"] == "td3_bc" and config["args"]["batch_size"] == 8 and config["physics"] == "d4rl"
+    assert config["versions"].keys() >= {"python", "torch", "numpy", "gymnasium", "mujoco"} and len(config["data"]["sha256"]) == 64
+    assert run.folder.name.startswith("td3_bc-hopper-2")
+
+
+def test_standin_is_marked_everywhere(tmp_path):
+    code, out, err = run_script(SCRIPT, "--env", "hopper-random-v2", "--standin-rows", 500, "--updates", 2, "--eval-every", 1,
+                                "--eval-episodes", 1, "--runs", tmp_path)
+    assert code == 0, err
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("td3_bc-hopper-random-v2.standin-")
+    assert json.loads((folder / "config.json").read_text())["dataset_source"] == "standin"
+    assert json.loads((folder / "result.json").read_text())["dataset_source"] == "standin"
+    assert "STAND-IN DATA" in out
+    score_lines = [line for line in out.splitlines() if "normalised score" in line]
+    assert len(score_lines) == 3 and all("[stand-in data]" in line for line in score_lines)
+
+
+# Weights & Biases
+
+
+def test_tracking_is_offline_and_optional(tmp_path):
+    env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    code, _, err = run_script(SCRIPT, *script_flags(tmp_path), "--track", env=env)
+    assert code == 0, err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    probe = f"import runpy, sys; sys.argv = {[str(SCRIPT), *map(str, script_flags(tmp_path))]!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n" \
+            "assert 'wandb' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
