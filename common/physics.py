@@ -41,8 +41,7 @@ def make_env(name: str, physics: str = "d4rl"):
     robot = name.split("-")[0]
     if robot not in ROBOTS:
         raise InputError(f"{name}: no simulator for it here yet (there are {', '.join(ROBOTS)}); {without}")
-    gym_id, kwargs = ROBOTS[robot]
-    handler = mujoco.get_mju_user_warning()
+    (gym_id, kwargs), handler = ROBOTS[robot], mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)  # the same word, when Gymnasium loads it
     try:
         env = gymnasium.make(gym_id, disable_env_checker=True, **(kwargs if physics == "d4rl" else {}))
@@ -51,14 +50,17 @@ def make_env(name: str, physics: str = "d4rl"):
         patch_model(env, robot)
     finally:
         mujoco.set_mju_user_warning(handler)
+    return _d4rl_wrapper(env, robot)
+
+
+def _d4rl_wrapper(env, robot):
+    import gymnasium
     zeros = np.zeros(84 if robot == "ant" else 0)  # 14 bodies x 6 contact forces, all zero under D4RL's MuJoCo 2.0
-    shape = (env.observation_space.shape[0] + len(zeros),)
-    healthy_reward = 0.0 if robot == "halfcheetah" else 1.0
+    size = env.observation_space.shape[0] + len(zeros)
 
     class D4RLPhysics(gymnasium.Wrapper):
         """float32 observations, actions clipped to [-1, 1], the healthy reward also on a fall's step (v5 drops it)."""
-
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
         def reset(self, **kwargs):
             obs, info = self.env.reset(**kwargs)
@@ -67,7 +69,7 @@ def make_env(name: str, physics: str = "d4rl"):
         def step(self, action):
             obs, reward, terminated, truncated, info = self.env.step(np.clip(action, -1.0, 1.0))
             obs = np.concatenate([obs, zeros], dtype=np.float32)
-            return obs, reward + healthy_reward * terminated, terminated, truncated, info
+            return obs, reward + 1.0 * (terminated and robot != "halfcheetah"), terminated, truncated, info
 
     return D4RLPhysics(env)
 

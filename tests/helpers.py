@@ -39,7 +39,7 @@ def run_script(path, *arguments, **options):
     """A script as its own process, as a person starts it: (exit code, stdout, stderr)."""
     import subprocess
 
-    done = subprocess.run([sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run([sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, **{"timeout": 300} | options)
     return done.returncode, done.stdout, done.stderr
 
 
