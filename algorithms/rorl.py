@@ -27,17 +27,18 @@ Paper / authors' code / here (always the code, it made the table, but for the fi
 - (9): the paper has a factor 1/2. (6): the paper's std divides by N, the code's by N - 1.
 - (5), (10): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's
   mean.
-- lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay from update 100,002 on).
+- lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay after 100,000 updates).
 - Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda
   0.1) and walker2d-expert (lambda_min 0.7).
-- The worst s^ is found without a graph and only then run with one: same gradients, a third of the time
-  (README, Speed).
+- The worst s^ is found without a graph and only then run with one: same gradients, and on a CPU 1.5
+  times (hopper) to twice (halfcheetah) as fast.
 
-Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
-a^): falls as (6) works; lambda (7); pi_smooth, mean_b max_j J, falls below 0.1; the rest as in sac_n.py.
+Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at
+(s^, a^), healthy is of the order of q_std; lambda (7); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide, larger
+as it sharpens; the rest as in sac_n.py.
 
-Read before: sac_n.py (networks equal; three losses more).  Run: python algorithms/rorl.py --env hopper-medium-v2
-The models that the paper attacks: --config attack (halfcheetah-medium, walker2d-medium, hopper-medium).
+Read before: sac_n.py (101 lines of code differ).
+Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
 import math
@@ -112,13 +113,14 @@ def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Pa
 
 # same as sac_n.py
 class Actor(nn.Module):
-    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then heads for mean and log std."""
+    """Tanh-Gaussian policy on raw obs: S -> 256 x 3, ReLU, then heads for mean and log std, A each."""
 
-    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
+        # code: 1 / sqrt(out), the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -145,13 +147,13 @@ class Actor(nn.Module):
 
 # same as sac_n.py
 class Critics(nn.Module):
-    """N networks S + A -> 256 -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
+    """N networks S + A -> 256 x 3 -> 1 as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
 
-    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor,
+    def __init__(self, num: int, obs_size: int, action_size: int, mean: Tensor, scale: Tensor,
                  rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -168,8 +170,9 @@ class Critics(nn.Module):
 
 def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
-    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # a form without cancellation where both agree
-    return (2 * torch.sinh(log_std - near_log_std) ** 2 + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (9)
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # in a form without cancellation
+    spread = 2 * torch.sinh(log_std - near_log_std) ** 2
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (9), code: without the paper's 1/2
 
 
 # same as td3_bc.py
@@ -200,11 +203,12 @@ class RORL:
     @property
     def phase(self) -> bool:
         """Whether the next update has an OOD loss (see common/graph.py)."""
-        args = self.args
-        return args.beta_ood > 0 and max(args.lambda_max - self.step * args.lambda_dec, args.lambda_min) > 1e-12
+        penalty = max(self.args.lambda_max - self.step * self.args.lambda_dec, self.args.lambda_min)
+        return self.args.beta_ood > 0 and penalty > 1e-12
 
     def perturbations(self, eps: float) -> Tensor:
-        noise = torch.rand(self.args.num_perturbations, self.data.obs_size, generator=self.rng, device=self.data.device)
+        shape = self.args.num_perturbations, self.data.obs_size
+        noise = torch.rand(shape, generator=self.rng, device=self.data.device)
         return (2 * noise - 1) * eps * self.data.obs_std  # (1), (n, S)
 
     @torch.no_grad()
@@ -214,7 +218,7 @@ class RORL:
         return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (2), (B,)
 
     def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (3)
+        return ((q - target) ** 2).mean(1).sum()  # (3), code: a sum over critics
 
     def asymmetric(self, change: Tensor) -> Tensor:
         """(N, ...) -> (...)"""
@@ -228,10 +232,12 @@ class RORL:
         partner = pairs % b if self.args.q_smooth_misaligned else pairs // n  # row whose Q stands at (b, j)
         partner = partner.view(b, n)
         with torch.no_grad():
-            near_q = self.critics((batch.obs[:, None] + delta).flatten(0, 1), batch.action.repeat_interleave(n, 0))
-            worst = self.asymmetric(near_q.view(-1, b, n) - q[:, partner]).argmax(1)  # (B,)
+            near = (batch.obs[:, None] + delta).flatten(0, 1)  # (B n, S), row b n + j
+            near_q = self.critics(near, batch.action.repeat_interleave(n, 0)).view(-1, b, n)
+            worst = self.asymmetric(near_q - q[:, partner]).argmax(1)  # (B,), code: by the ensemble's mean
         partner = partner.gather(1, worst[:, None]).squeeze(1)
-        return self.asymmetric(self.critics(batch.obs + delta[worst], batch.action) - q[:, partner]).mean()  # (5)
+        near_q = self.critics(batch.obs + delta[worst], batch.action)
+        return self.asymmetric(near_q - q[:, partner]).mean()  # (5)
 
     def ood_loss(self, obs: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """(6) and the mean std in it; `penalty` is lambda."""
@@ -239,7 +245,7 @@ class RORL:
         with torch.no_grad():
             action, _ = self.actor.sample(*self.actor(obs), self.rng)
         q = self.critics(obs, action)  # (N, B n)
-        std = q.detach().std(0)
+        std = q.detach().std(0)  # code: divided by N - 1
         return ((q.detach() - penalty * std - q) ** 2).mean(), std.mean()  # (6)
 
     def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -264,11 +270,12 @@ class RORL:
         mean, log_std = self.actor(batch.obs)
         action, log_prob = self.actor.sample(mean, log_std, self.rng)
         alpha_loss = self.alpha_loss(log_prob)
-        pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if args.eps_pi > 0 and args.beta_pi > 0 else zero
+        smooth_pi, smooth_q = args.eps_pi * args.beta_pi > 0, args.eps_q * args.beta_q > 0
+        pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if smooth_pi else zero
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha, pi_smooth)
         target = self.critic_target(batch, alpha)
         q = self.critics(batch.obs, batch.action)
-        q_smooth = self.q_smoothing(batch, q) if args.eps_q > 0 and args.beta_q > 0 else zero
+        q_smooth = self.q_smoothing(batch, q) if smooth_q else zero
         ood_loss, ood_std = self.ood_loss(batch.obs, penalty) if has_ood else (zero, zero)
         critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (8)
         self.step += 1
@@ -280,9 +287,10 @@ class RORL:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, args.tau)
-        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(),
-                "q_smooth": q_smooth, "q_ood_std": ood_std, "lambda": penalty, "target": target.mean(),
-                "actor_loss": actor_loss, "pi_smooth": pi_smooth, "alpha": alpha, "entropy": -log_prob.mean()}
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
+                "q_std": q.std(0, correction=0).mean(), "q_smooth": q_smooth, "q_ood_std": ood_std,
+                "lambda": penalty, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
+                "alpha": alpha, "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

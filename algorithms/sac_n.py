@@ -32,8 +32,8 @@ Logged: critic_loss (2) / N; q, mean of Qk(s, a), and q_max: healthy is level, a
 pessimism; target, mean of (1); actor_loss (3); alpha, shrinks from 1; entropy, -mean log pi(a~|s), settles at
 -A.
 
-Read before: td3_bc.py (td3_bc's loop, another actor and loss).  Run: python algorithms/sac_n.py --env
-halfcheetah-medium-v2
+Read before: td3_bc.py (94 lines of code differ).
+Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
 """
 
 import math
@@ -75,8 +75,12 @@ _ADROIT = dict(num_critics=100, updates=200_000, actor_lr=3e-5, reward="standard
 PAPER |= {f"{task}-{level}-v1": _ADROIT for task in ("pen", "door", "hammer", "relocate")
           for level in ("human", "cloned", "expert")}
 PAPER["pen-cloned-v1"] = _ADROIT | dict(max_q_backup=True)
-SAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, normalize=True) for robot in ("halfcheetah", "hopper", "walker2d")
-          for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}  # Yang et al. 2022, Table 1
+PAPER |= {f"antmaze-{maze}-v2": dict(num_critics=25) for maze in (  # CORL's own choice, not in the paper
+    "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
+PAPER |= {f"maze2d-{size}-v1": dict(num_critics=25) for size in ("umaze", "medium", "large")}  # as well
+SAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, normalize=True)  # Yang et al., Table 1
+          for robot in ("halfcheetah", "hopper", "walker2d")
+          for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}
 
 
 def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
@@ -84,13 +88,14 @@ def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Pa
 
 
 class Actor(nn.Module):
-    """Tanh-Gaussian policy on raw observations: S -> 256 -> 256 -> 256, ReLU, then heads for mean and log std."""
+    """Tanh-Gaussian policy on raw obs: S -> 256 x 3, ReLU, then heads for mean and log std, A each."""
 
-    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
+        # code: 1 / sqrt(out), the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -116,13 +121,13 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """N networks S + A -> 256 -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
+    """N networks S + A -> 256 x 3 -> 1 as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
 
-    def __init__(self, num: int, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor,
+    def __init__(self, num: int, obs_size: int, action_size: int, mean: Tensor, scale: Tensor,
                  rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -158,7 +163,7 @@ class SACN:
         self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's rate
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.step = 0
@@ -201,8 +206,9 @@ class SACN:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
-        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(), "q_std": q.std(0).mean(),
-                "target": target.mean(), "actor_loss": actor_loss, "alpha": alpha, "entropy": -log_prob.mean()}
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
+                "q_std": q.std(0, correction=0).mean(), "target": target.mean(), "actor_loss": actor_loss,
+                "alpha": alpha, "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

@@ -26,10 +26,11 @@ Paper / authors' code / here:
   the std over seeds.
 
 Logged: critic_loss (3); q, mean_b Q1(s, a), grows to about the discounted return and stays; actor_loss (5),
-starts near 0 and settles around -alpha (when Q1 is positive); bc_mse, its second term, 0.01 to 0.2 on a
-policy's data; lambda (4), large at first, then alpha / q.
+of either sign and below alpha + bc_mse at first, then around -alpha (when Q1 is positive); bc_mse, its second
+term, 0.01 to 0.2 on a policy's data; lambda (4), large at first, then alpha / q.
 
-Read before: nothing, this is the place to start.  Run: python algorithms/td3_bc.py --env hopper-medium-v2
+Read before: nothing, this is the place to start.
+Run: python algorithms/td3_bc.py --env hopper-medium-v2
 """
 
 from copy import deepcopy
@@ -61,11 +62,11 @@ class Args(RunArgs):
 
 ANTMAZE = [f"antmaze-{maze}-v2" for maze in ("umaze", "umaze-diverse", "medium-play", "medium-diverse",
                                               "large-play", "large-diverse")]
-PAPER = {  # Fujimoto and Gu 2021, section 6: one setting for every task
-    f"{robot}-{level}-{version}": {} for version in ("v2", "v0") for robot in ("halfcheetah", "hopper", "walker2d")
+PAPER = {  # authors' code: one setting for every task
+    f"{robot}-{level}-{v}": {} for v in ("v2", "v0") for robot in ("halfcheetah", "hopper", "walker2d")
     for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
 } | {maze: dict(reward="r-1", eval_episodes=100) for maze in ANTMAZE}  # CORL, configs/offline/td3_bc/antmaze
-AUTHORS = {maze: dict(normalize=False, eval_episodes=100) for maze in ANTMAZE}  # an author, sfujim/TD3_BC issue 2
+AUTHORS = {maze: dict(normalize=False, eval_episodes=100) for maze in ANTMAZE}  # authors' issue 2
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Parameter:
@@ -76,10 +77,10 @@ def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Par
 class Actor(nn.Module):
     """pi: raw observations (B, S) -> actions (B, A) in [-1, 1]; S -> 256 -> 256 -> A, ReLU, tanh."""
 
-    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, action_size]
         self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
@@ -96,10 +97,10 @@ class Actor(nn.Module):
 class Critics(nn.Module):
     """Q1 and Q2, S + A -> 256 -> 256 -> 1, as one batched matmul: raw obs (B, S), action (B, A) -> (2, B)."""
 
-    def __init__(self, obs_size: int, action_size: int, obs_mean: Tensor, obs_scale: Tensor, rng: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
         super().__init__()
-        self.register_buffer("obs_mean", obs_mean.clone())
-        self.register_buffer("obs_scale", obs_scale.clone())
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size + action_size, 256, 256, 1]
         self.weights = nn.ParameterList(uniform((2, i, o), i, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((2, 1, o), i, rng) for i, o in zip(sizes, sizes[1:]))
@@ -132,7 +133,7 @@ class TD3BC:
         adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
-        self.actor_stats = torch.zeros(3, device=data.device)  # of the latest actor step: loss, bc_mse, lambda
+        self.actor_stats = torch.zeros(3, device=data.device)  # of the last actor step: loss, bc_mse, lambda
         self.step = 0
 
     @property
@@ -155,8 +156,8 @@ class TD3BC:
         """(5), its imitation term, and (4)."""
         action = self.actor(batch.obs)
         q = self.critics(batch.obs, action, slice(0, 1))[0]
-        weight = self.args.alpha / q.abs().mean().detach()  # (4)
-        bc_mse = ((action - batch.action) ** 2).mean()
+        weight = self.args.alpha / q.abs().mean().detach()  # (4), code: at pi(s), not at the data's a
+        bc_mse = ((action - batch.action) ** 2).mean()  # code: over dimensions too
         return -weight * q.mean() + bc_mse, bc_mse, weight  # (5)
 
     def update(self) -> dict[str, Tensor]:

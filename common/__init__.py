@@ -25,7 +25,8 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is quiet even while they start
     try:
-        pool.submit(int)
+        for _ in range(workers):  # each starts a process
+            pool.submit(int)
     finally:
         signal.signal(signal.SIGINT, handler)
     return pool

@@ -1,9 +1,8 @@
 """Datasets: from a D4RL name, a Minari id or a file of the user's own to tensors on the device.
 
-A name is looked up in this order, and one line says which source was used: (1) a path ending in .hdf5 or .npz, own
-arrays; (2) an id with a `/`, Minari, local, then remote; (3) our cache ($SOLO_CACHE, else ~/.cache/solo) of converted
-D4RL files; (4) D4RL's own folder ($D4RL_DATASET_DIR, else ~/.d4rl/datasets), read-only; (5) download ($SOLO_MIRRORS
-replaces the mirrors, empty is offline), checked by size and SHA-256; (6) a stand-in (standin.py). Facts: d4rl.csv.
+A name is looked up in this order, and a line says where it was found: (1) a path ending in .hdf5 or .npz, own arrays;
+(2) an id with a `/`, Minari; (3) the cache ($SOLO_CACHE, else ~/.cache/solo) of converted D4RL files; (4) D4RL's own
+folder ($D4RL_DATASET_DIR, else ~/.d4rl/datasets); (5) download ($SOLO_MIRRORS replaces the mirrors); (6) a stand-in.
 `python -m common.data to-minari hopper-medium-v2` converts a D4RL dataset to the Minari dataset d4rl/hopper/medium-v2.
 """
 
@@ -45,8 +44,7 @@ REWARDS = {  # --reward: (reward, first row of every episode) -> reward
     "standardize": lambda r, starts: (r - r.mean()) / r.std(),  # EDAC on Adroit
     "shift": lambda r, starts: r - r.min(),  # RORL's switch: the smallest reward is 0
 }
-# B transitions: obs (B, S), action (B, A), reward (B,), next_obs (B, S), done (B,), which is 1 at a true end only
-Batch = namedtuple("Batch", "obs action reward next_obs done")
+Batch = namedtuple("Batch", "obs action reward next_obs done")  # (B, S) (B, A) (B,) (B, S) (B,); done: true ends only
 
 
 @dataclass
@@ -104,15 +102,15 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
         raise InputError(f"{env}: --reward {reward} divides by zero here: all rewards or all returns are the same")
     rows = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1, dtype=np.float32)
     print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
-    return Dataset(env, None if source["kind"] == "file" else env, source | {"view": view, "rows": len(rows)},
+    task = env.removeprefix("d4rl/").replace("/", "-", 1) if env.startswith("d4rl/") else env  # of to_minari
+    return Dataset(env, None if source["kind"] == "file" else task, source | {"view": view, "rows": len(rows)},
                    torch.from_numpy(rows).to(device), *(c.shape[1] for c in columns[:2]), torch.from_numpy(episodes))
 
 
 def transitions(arrays: dict, view: str, name: str, facts: dict | None = None) -> tuple[list[np.ndarray], np.ndarray]:
     """[obs, action, reward, next_obs, done] of a view, and its episodes' bounds (E, 2).
 
-    next_obs is the file's own, else the next row's observation; at a terminal row of a file without, where it is
-    unknown and masked by `done`, the row's own observation, never the next episode's first one.
+    next_obs: the file's own, else the next row's; at a terminal row of a file without (masked), the row's own.
     """
     obs, terminals, next_obs = arrays["observations"], arrays["terminals"], arrays.get("next_observations")
     if view != "d4rl" and (view != "next_obs" or next_obs is None):
@@ -186,8 +184,8 @@ def _read_d4rl(env, facts, standin, standin_rows):
     with tempfile.TemporaryDirectory() as folder:
         path, origin = local, str(local)
         if not local.is_file():
-            impatient = any(cached.parent.glob(f"{env}.standin-*.npz"))
-            path, origin = download(facts, Path(folder), timeout=2.0 if standin and impatient else 10.0)
+            impatient = any(cached.parent.glob(f"{env}.standin-*"))  # its stand-in is there already
+            path, origin = download(facts, Path(folder), timeout=2.0 if impatient else 10.0)
         elif why := _wrong(local, facts):
             raise InputError(f"{local} {why}; delete it or fetch it again")
         if path:
@@ -213,7 +211,7 @@ def _read_d4rl(env, facts, standin, standin_rows):
 def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | None, str]:
     """A D4RL file from the first mirror that has it whole: (path in `folder`, address), or (None, why none answers).
 
-    InputError: mirrors answered, but none with the file (403, 404, a web page, wrong size or hash, broken off).
+    InputError: mirrors answered, but none with the file (404, a web page, wrong size or hash, broken off).
     """
     path, answers, silent = folder / Path(facts["path"]).name, [], []
     for mirror in os.environ.get("SOLO_MIRRORS", MIRRORS).split():
@@ -221,8 +219,7 @@ def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | N
         try:
             with urllib.request.urlopen(url, timeout=timeout) as response, open(path, "wb") as file:
                 size = int(response.headers.get("Content-Length") or 0)
-                hidden = not sys.stderr.isatty()
-                with tqdm.wrapattr(response, "read", total=size, desc=path.name, disable=hidden) as body:
+                with tqdm.wrapattr(response, "read", size, desc=path.name, disable=not sys.stderr.isatty()) as body:
                     shutil.copyfileobj(body, file, 1 << 20)
             if not (why := _wrong(path, facts, size)):
                 return path, url
@@ -230,7 +227,8 @@ def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | N
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise InputError(f"{folder}: {error.strerror}; free space, or set TMPDIR to a larger disk") from None
             why = f"{getattr(error, 'code', '')} {getattr(error, 'reason', error)}".strip()
-            heard = answers if size or hasattr(error, "code") else silent
+            blocked = "SOLO_MIRRORS" not in os.environ and getattr(error, "code", 0) in (403, 407, 502, 503)  # a proxy
+            heard = answers if size or hasattr(error, "code") and not blocked else silent
         heard.append(f"{mirror}: {why}")
     if answers:
         raise InputError(f"cannot download {path.name} ({'; '.join(answers + silent)}). Put the file into "
@@ -279,8 +277,7 @@ def _write_npz(path, arrays, source) -> str:
 
 
 def _sha256(path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(arrays) -> str:
@@ -344,8 +341,8 @@ def _read_minari(env):
 def to_minari(env: str) -> str:
     """Convert a D4RL dataset to a local Minari dataset and return its id, `d4rl/hopper/medium-v2` for hopper-medium-v2.
 
-    Its transitions are those of view `next_obs`, bit for bit. Where a file without next_observations does not know the
-    last observation of an episode, a cut one loses its last row; at a true end (masked) the last one is repeated.
+    Its transitions are those of view `next_obs`, bit for bit. Without next_observations a cut episode loses its last
+    row, whose next one is unknown; at a true end (masked) the last observation is repeated.
     """
     import minari
     from gymnasium.spaces import Box

@@ -20,8 +20,7 @@ from common.physics import make_env
 def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str = "d4rl"):
     """Play E = `episodes` whole episodes with the deterministic action, `actor.act(obs (E, S) float32) -> (E, A)`.
 
-    Environment i of `task` starts from reset(seed + 100 + i), at every evaluation again, as TD3+BC's authors do.
-    Returns the undiscounted returns (E,) and the lengths (E,), float64 arrays in the order of the environments.
+    Environment i starts from reset(seed + 100 + i), always, as TD3+BC's authors do. Returns returns (E,), lengths (E,).
     """
     envs, device = _environments(task, physics, episodes), next(actor.parameters()).device
     threads = torch.get_num_threads()
@@ -74,6 +73,8 @@ class Evaluator:
     def submit(self, step: int, seed: int, actor) -> None:
         """Evaluate a copy of the actor as it is now."""
         actor, start = copy.deepcopy(actor).cpu(), time.perf_counter()
+        if len(self.waiting) >= 32:  # do not run ahead for ever
+            self.waiting[0][3].exception()
         job = pickle.dumps(actor), self.task, self.episodes, seed, self.physics
         future = Future()
         try:

@@ -10,13 +10,14 @@ WARM_UP = 3  # real updates before a recording: what is created lazily (cuBLAS, 
 def side_by_side(agents: list):
     """A function that makes one update of every agent and returns their logs, a list of {name: scalar tensor}.
 
-    On CUDA an update is recorded once and replayed, so it has static shapes, no host sync and no branch on data. An
-    agent whose updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`,
-    any hashable value; each combination of phases is recorded. The counter `step`, one more after each update, is the
-    only host state that an update may change. Each agent's generator is registered with it: it draws as if alone.
+    On CUDA an update is recorded once and replayed: it has static shapes, no host sync and no branch on data. An agent
+    whose updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`, any
+    hashable value, and each combination of phases is recorded. `step`, one more after each update, is the only host
+    state that an update may change. Registered generators draw as if each agent were alone.
     """
     if agents[0].rng.device.type != "cuda":
         return lambda: [agent.update() for agent in agents]
+    torch.cuda.set_device(agents[0].rng.device)
     streams, recordings, calls = [torch.cuda.Stream() for _ in agents], {}, Counter()
 
     def branches():

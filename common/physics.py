@@ -1,9 +1,8 @@
 """D4RL's physics on current MuJoCo.
 
-The D4RL v2 data were recorded with gym on MuJoCo <= 2.1.0. Stock Gymnasium differs in three ways that move scores:
-capsules have exact masses since MuJoCo 2.1.1 (before, they weighed as cylinders that reach half-way into the caps),
-contact margins of two geoms are summed since MuJoCo 3.5 (before, the larger counted), and walker2d_v5.xml has another
-right foot. With the patch below replayed mujoco-py roll-outs agree to 2e-7 in the median Hopper step (stock: 6e-3).
+The D4RL v2 data were recorded with gym on MuJoCo <= 2.1.0. Since then capsules got exact masses (MuJoCo 2.1.1; before,
+they weighed as cylinders that reach half-way into the caps), contact margins of two geoms are summed (3.5; before, the
+larger counted), and walker2d_v5.xml has another right foot. Patched, replayed mujoco-py Hopper steps agree to 2e-7.
 """
 
 import warnings

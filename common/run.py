@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
@@ -58,15 +57,14 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     """
     import tyro
     argv = sys.argv[1:] if argv is None else argv
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    given = dict(zip(words, words[1:]))
+    given = dict(zip(argv, argv[1:])) | dict(word.split("=", 1) for word in argv if "=" in word)
     if "--resume" in given:
         saved = _saved_args(Args, Path(given["--resume"]))
         args = tyro.cli(Args, default=saved, args=argv)
         if new := [flag for flag in vars(saved) if flag not in FREE and getattr(args, flag) != getattr(saved, flag)]:
             was = ", ".join(f"{flag}={getattr(saved, flag)}" for flag in new)
             raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
-        return args
+        return _checked(args)
     env, config, tables = given.get("--env", Args.env), given.get("--config", "paper"), {"paper": paper, **configs}
     if config not in tables:
         raise InputError(f"--config {config} is unknown; choose from {', '.join(tables)}")
@@ -78,16 +76,20 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     title = " ".join(inspect.getmodule(Args).__doc__.split("\n\n")[0].split())
     args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
                     description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    args.device = ("cuda" if cuda else "cpu") if args.device == "auto" else args.device
-    if not {"cpu": True, "cuda": cuda, "mps": mps}.get(args.device.split(":")[0]):
-        raise InputError(f"--device {args.device}: PyTorch sees no such device; use --device cpu")
+    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    print(origin)
+    return _checked(args)
+
+
+def _checked(args):
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
+        raise InputError(f"--device {args.device} cannot be used ({error}); --device cpu can") from None
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
-    for flag, least in {"updates": 1, "eval_every": 1, "eval_episodes": 1, "log_every": 1, "standin_rows": 100}.items():
-        if getattr(args, flag) < least:
-            raise InputError(f"--{flag.replace('_', '-')} must be at least {least}")
-    print(origin)
+    if low := [flag for flag, value in vars(args).items() if type(value) is int and value < (flag != "eval_workers")]:
+        raise InputError(f"--{low[0].replace('_', '-')} {getattr(args, low[0])} is too small")
     return args
 
 
@@ -110,7 +112,8 @@ def friendly():
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -140,26 +143,26 @@ class Run:
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark = " [stand-in data]" if self.data.standin else ""
         self.stop = self.bar = self.wandb = None
-        torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
+        torch.backends.cuda.matmul.allow_tf32 = args.tf32
         self.folder = args.resume or self._create()
         if args.resume:
             self._restore()
         print(f"run folder: {self.folder}")
         if args.track:
             import wandb
-            self.wandb = wandb.init(project="solo", name=self.folder.name, dir=self.folder, config=asdict(args))
+            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder)
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
         start, standin = time.strftime("%Y%m%d-%H%M%S"), ".standin" if self.data.standin else ""
         name = f"{self.script.stem}-{env}{standin}-{start}-{time.time_ns() // 1_000_000 % 1000:03}"
-        git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=self.script.parent,
-                             capture_output=True, text=True)
+        git = subprocess.getoutput(f"git -C '{self.script.parent}' describe --always --dirty --abbrev=40 2>/dev/null")
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
         config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "started": start,
-                  "physics": self.args.physics, "dataset_source": self.data.source["kind"], "data": self.data.source,
-                  "git": git.stdout.strip(), "versions": {"python": sys.version.split()[0], **versions},
+                  "physics": "stored" if "/" in str(self.task) else self.args.physics,
+                  "dataset_source": self.data.source["kind"], "data": self.data.source,
+                  "git": git, "versions": {"python": sys.version.split()[0], **versions},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv)}
         with _writing(self.args.runs / name):
@@ -169,7 +172,7 @@ class Run:
 
     def steps(self, updates: int):
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
-        handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {s: signal.signal(s, lambda *_: setattr(self, "stop", 1)) for s in (signal.SIGINT, signal.SIGTERM)}
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
         begin = saved = time.monotonic()
         begin -= self.seconds
@@ -179,23 +182,17 @@ class Run:
                 self.step, now = self.step + 1, time.monotonic()
                 self.seconds = now - begin
                 self.bar.update()
-                if self.stop or now - saved >= self.args.save_seconds:
+                if self.stop or self.step == updates or now - saved >= self.args.save_seconds:
                     self.save()
                     saved = now
                 if self.stop:
-                    print(f"\nstopped at update {self.step:,} of {updates:,}; continue with\n  {self._command()}",
-                          file=sys.stderr)
-                    sys.exit(128 + self.stop)
+                    raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self._command()}")
         finally:
             self.bar.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if self.evaluator and self.step < updates:
                 self.evaluator.close()
-
-    def _interrupt(self, number, frame):
-        self.stop = number
-        signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
 
     def _command(self):
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
@@ -227,7 +224,8 @@ class Run:
         mean, score = returns.mean(), normalized_score(self.task, returns.mean())
         self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
                                   "return_std": returns.std(), "score": "" if score is None else score,
-                                  "length_mean": lengths.mean(), "returns": " ".join(f"{r:.6g}" for r in returns)})
+                                  "length_mean": lengths.mean(), "data": self.data.source["kind"],
+                                  "returns": " ".join(f"{r:.6g}" for r in returns)})
         self.scores[seed].append(float(mean if score is None else score))
         shown = f"{mean:.1f} ± {returns.std():.1f}" + (f"   normalised score {score:.1f}" if score is not None else "")
         with tqdm.external_write_mode():
@@ -247,9 +245,12 @@ class Run:
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
-        self.evaluate(self.step, last=True)
+        try:
+            self.evaluate(self.step, last=True)
+        except KeyboardInterrupt:  # the checkpoint that `steps` left at the end has what is missing
+            raise KeyboardInterrupt(f"evaluation is not finished; continue with {self._command()}") from None
         self.save()
-        unit = "return" if normalized_score(self.task, 0.0) is None else "normalised score"
+        unit = "return (no reference scores)" if normalized_score(self.task, 0.0) is None else "normalised score"
         seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
@@ -263,10 +264,10 @@ class Run:
             table = np.array([list(row.values()) for row in seeds.values()])
             rows = [(seed, *(f"{value:.1f}" for value in row)) for seed, row in zip(seeds, table)]
             rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
+            print(f"\n{unit}, {self.args.eval_episodes} episodes")
             for row in [("seed", "last", "mean of last 10", "best"), *rows]:
-                print("{:>12}{:>18}{:>18}{:>18}".format(*row))
-        print(f"{unit}{self.mark}, {self.args.eval_episodes} episodes; {self.step:,} updates, "
-              f"{result['updates_per_second']:.1f} a second; files in {self.folder}")
+                print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)
+        print(f"{self.step:,} updates, {result['updates_per_second']:.1f} a second; files in {self.folder}")
 
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
@@ -309,8 +310,10 @@ class Run:
     def _cut(self, name, known) -> list[dict]:
         """Leave the rows that the checkpoint knows of, and return them."""
         path, part = self.folder / name, self.folder / f"{name}.part"
-        header, *rows = csv.reader(path.read_text().splitlines()) if path.exists() else [[]]
-        rows = [row for row in rows if len(row) == len(header) and known(int(row[0]), int(row[1]))]
+        if not path.exists():
+            return []
+        header, *rows = csv.reader(path.read_text(errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
+        rows = [row for row in rows if len(row) == len(header) and row[0].isdigit() and known(int(row[0]), int(row[1]))]
         with _writing(path):
             with open(part, "w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([header, *rows] if rows else [])
@@ -319,7 +322,7 @@ class Run:
 
 
 def snapshot(agent, saved: dict | None = None) -> dict:
-    """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back first.
+    """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back.
 
     Any other attribute but arguments, data, strings and devices is a TypeError: better than a resume that forgets it.
     """
@@ -334,11 +337,9 @@ def snapshot(agent, saved: dict | None = None) -> dict:
         elif isinstance(value, torch.Tensor):
             get, put = value.detach, value.data.copy_
         elif isinstance(value, (bool, int, float)):
-            get, put = partial(getattr, agent, name), partial(setattr, agent, name)
+            get, put = (lambda: value), (lambda new: setattr(agent, name, new))
         else:
             raise TypeError(f"{type(agent).__name__}.{name}: a checkpoint cannot save a {type(value).__name__}; keep "
                             "state in modules, optimisers, tensors, generators or numbers")
-        if saved is not None:
-            put(saved[name])
-        state[name] = get()
+        state[name] = get() if saved is None else put(saved[name])
     return state

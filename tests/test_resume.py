@@ -142,7 +142,7 @@ def test_ctrl_c_saves_and_names_the_command(tmp_path):
     folder = only_folder(tmp_path / "stopped")
     assert "Traceback" not in err and f"python algorithms/td3_bc.py --resume {folder}" in err
     step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
-    assert f"stopped at update {step:,}" in err and step > 0
+    assert f"stopped at update {step:,}; continue with" in err and step > 0
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path):

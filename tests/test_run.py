@@ -96,8 +96,9 @@ def test_help_shows_the_values_and_their_origin(capsys):
 
 
 @pytest.mark.parametrize("argv, match", [
-    (["--seeds", "1", "1"], "--seeds 1 1: give one or more seeds"), (["--updates", "0"], "--updates must be at least 1"),
-    (["--device", "tpu"], "--device tpu: PyTorch sees no such device"), (["--log-every", "-3"], "--log-every must be at least 1")])
+    (["--seeds", "1", "1"], "--seeds 1 1: give one or more seeds"), (["--updates", "0"], "--updates 0 is too small"),
+    (["--device", "tpu"], "--device tpu cannot be used .*; --device cpu can"), (["--log-every", "-3"], "--log-every -3 is too small"),
+    (["--eval-workers", "-1"], "--eval-workers -1 is too small"), (["--policy-freq", "0"], "--policy-freq 0 is too small")])
 def test_bad_flags(argv, match):
     with pytest.raises(InputError, match=match):
         parse(td3_bc.Args, PAPER, argv)
@@ -105,7 +106,7 @@ def test_bad_flags(argv, match):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu():
-    with pytest.raises(InputError, match="--device cuda: PyTorch sees no such device; use --device cpu"):
+    with pytest.raises(InputError, match="--device cuda cannot be used .*; --device cpu can"):
         parse(td3_bc.Args, PAPER, ["--device", "cuda"])
 
 
@@ -205,6 +206,7 @@ def finished_run(tmp_path):
     ("bad config", [], "no run of this version"),
     ("old flags", [], "no run of this version .*unexpected keyword argument 'gone'"),
     ("checkpoint", [], "checkpoint.pt: cannot be continued"),
+    ("device", [], "--device nonsense cannot be used"),
     ("data", [], "its data had SHA-256 .*, .*hopper.npz has"),
 ])
 def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
@@ -216,6 +218,9 @@ def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
         (folder / "config.json").unlink()
     elif damage == "bad config":
         (folder / "config.json").write_text("{")
+    elif damage == "device":  # a run from a machine with another device
+        config["args"]["device"] = "nonsense"
+        (folder / "config.json").write_text(json.dumps(config))
     elif damage == "old flags":
         config["args"]["gone"] = 1
         (folder / "config.json").write_text(json.dumps(config))
@@ -251,6 +256,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
 
 def test_evaluation_is_ten_seeded_episodes_of_the_deterministic_action():
     agent = td3_bc.TD3BC(td3_bc.Args(), make_data(), seed=0)
+    threads = torch.get_num_threads()
     returns, lengths = evaluate(agent.actor, "hopper-medium-v2", episodes=3, seed=5)
     for i in range(3):
         env, total, steps = make_env("hopper-medium-v2"), 0.0, 0
@@ -265,7 +271,7 @@ def test_evaluation_is_ten_seeded_episodes_of_the_deterministic_action():
         assert steps == lengths[i] and total == pytest.approx(returns[i], rel=1e-6)
     again, _ = evaluate(agent.actor, "hopper-medium-v2", episodes=3, seed=5)
     np.testing.assert_array_equal(again, returns)
-    assert torch.get_num_threads() >= 1
+    assert torch.get_num_threads() == threads
 
 
 def collect(evaluator):
@@ -353,8 +359,69 @@ def test_standin_is_marked_everywhere(tmp_path):
     assert json.loads((folder / "config.json").read_text())["dataset_source"] == "standin"
     assert json.loads((folder / "result.json").read_text())["dataset_source"] == "standin"
     assert "STAND-IN DATA" in out
-    score_lines = [line for line in out.splitlines() if "normalised score" in line]
-    assert len(score_lines) == 3 and all("[stand-in data]" in line for line in score_lines)
+    table = out.splitlines()[out.splitlines().index("normalised score, 1 episodes") + 1:-1]
+    score_lines = [line for line in out.splitlines() if line.startswith("update ")] + table
+    assert len(score_lines) == 5 and all("[stand-in data]" in line for line in score_lines)
+    header, *rows = [line.split(",") for line in (folder / "eval.csv").read_text().splitlines()]
+    assert [row[header.index("data")] for row in rows] == ["standin", "standin"]
+
+
+def test_ctrl_c_while_waiting_for_the_last_evaluation(tmp_path, monkeypatch):
+    run, agents = make_run(tmp_path)
+    monkeypatch.setattr(run.evaluator, "finished", lambda wait=False: iter(()))  # the worker is slow
+    train(run, agents)
+
+    def interrupted(wait=False):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(run.evaluator, "finished", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="evaluation is not finished; continue with python .*--resume"):
+        run.report()
+    code, out, err = run_script(SCRIPT, "--resume", run.folder)
+    assert code == 0 and "resumed at update 4" in out, err
+    assert [line.split(",")[0] for line in (run.folder / "eval.csv").read_text().splitlines()] == ["step", "2", "4"]
+
+
+def test_no_git_on_the_machine(tmp_path):
+    code, _, err = run_script(SCRIPT, *script_flags(tmp_path), env=os.environ | {"PATH": str(tmp_path)})
+    assert code == 0 and err == "", err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_minari_dataset_with_its_own_environment_and_no_references(tmp_path, monkeypatch):
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    data = make_data(rows=40)
+    episode = EpisodeBuffer(id=0, observations=np.concatenate([data.obs, data.next_obs[-1:]]).astype(np.float64), actions=data.action.numpy(),
+                            rewards=data.reward.numpy(), terminations=np.zeros(40, bool), truncations=np.arange(40) == 39)
+    minari.create_dataset_from_buffers("test/hopper-v0", [episode], env="Hopper-v5")
+    code, out, err = run_script(SCRIPT, *script_flags(tmp_path, env="test/hopper-v0", eval_env="auto"))
+    assert code == 0, err
+    (folder,) = (tmp_path / "runs").iterdir()
+    config, result = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
+    assert config["physics"] == "stored" and config["dataset_source"] == "minari"
+    assert result["unit"] == "return (no reference scores)" and "return (no reference scores), 2 episodes" in out
+    assert result["seeds"]["0"]["best"] > 0
+
+
+def test_a_converted_d4rl_dataset_is_evaluated_as_d4rl(tmp_path, monkeypatch):
+    from common.data import D4RL, to_minari
+
+    monkeypatch.setitem(D4RL["hopper-medium-v1"], "bytes", "")
+    folder = Path(os.environ["D4RL_DATASET_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    import h5py
+    data = make_data(rows=40)
+    with h5py.File(folder / "hopper_medium-v1.hdf5", "w") as file:
+        for key, value in dict(observations=data.obs, actions=data.action, rewards=data.reward, next_observations=data.next_obs,
+                               terminals=data.done, timeouts=torch.arange(40) == 39).items():
+            file[key] = value.numpy()
+    name = to_minari("hopper-medium-v1")
+    run, agents = make_run(tmp_path, env=name, eval_env="auto")
+    assert run.task == "hopper-medium-v1"
 
 
 # Weights & Biases

@@ -145,6 +145,12 @@ def test_polyak_step(agent):
     assert not any(p.requires_grad or p.grad_fn for p in agent.target_critics.parameters())  # no graph grows behind them
 
 
+def test_any_number_of_critics():
+    for num in (1, 2, 5):
+        agent = SACN(Args(num_critics=num, batch_size=8), make_data(), seed=0)
+        assert all(torch.isfinite(value) for value in agent.update().values())
+
+
 def test_minimum_of_ten_normals():
     draws = torch.randn(10, 1_000_000, generator=torch.Generator().manual_seed(0))
     assert draws.amin(0).mean().item() == pytest.approx(-1.539, abs=0.005)  # c_10 of the docstring

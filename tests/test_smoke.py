@@ -31,11 +31,13 @@ def test_algorithm(script, tmp_path):
 
 
 def test_a_copy_with_another_loss_runs_elsewhere(tmp_path):
-    """The README's ten-line change: behaviour cloning with a Huber loss out of td3_bc.py."""
+    """The README's diff, applied to td3_bc.py."""
     source = (ROOT / "algorithms/td3_bc.py").read_text()
-    changed = source.replace("bc_mse = ((action - batch.action) ** 2).mean()", "bc_mse = nn.functional.huber_loss(action, batch.action)")
-    assert changed != source
-    (tmp_path / "my_idea.py").write_text(changed)
+    diff = (ROOT / "README.md").read_text().partition("```diff\n")[2].partition("```")[0].splitlines(keepends=True)
+    start = int(diff[2].split()[1].split(",")[0].lstrip("-"))
+    before, after = ("".join(line[1:] or "\n" for line in diff[3:] if line[0] in signs) for signs in (" -\n", " +\n"))
+    assert source.splitlines(keepends=True)[start - 1:start - 1 + before.count("\n")] == before.splitlines(keepends=True) and before != after
+    (tmp_path / "my_idea.py").write_text(source.replace(before, after))
     smoke(tmp_path / "my_idea.py", tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("my_idea-hopper-")

@@ -128,6 +128,15 @@ def test_actor_step_leaves_the_critics_alone(agent):
     assert torch.equal(parameters(agent.critics), parameters(lazy.critics))
 
 
+def test_actor_loss_sees_the_critics_of_this_update(agent):
+    seen, real = [], agent.actor_loss
+    agent.actor_loss = lambda batch: seen.append(parameters(agent.critics)) or real(batch)
+    agent.update()
+    before = parameters(agent.critics)
+    agent.update()
+    assert torch.equal(seen[0], parameters(agent.critics)) and not torch.equal(seen[0], before)
+
+
 def test_initialisation_is_pytorchs(agent):
     assert torch.equal(parameters(agent.critics), parameters(agent.target_critics))
     for net, first in ((agent.actor, 11), (agent.critics, 14)):
