@@ -33,9 +33,9 @@ Paper / authors' code / here (always the code, it made the table, but for the fi
 - The worst s^ is found without a graph and only then run with one: same gradients, and on a CPU 1.5
   times (hopper) to twice (halfcheetah) as fast.
 
-Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at
-(s^, a^), healthy is of the order of q_std; lambda (7); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide, larger
-as it sharpens; the rest as in sac_n.py.
+Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
+a^), healthy is of the order of q_std; lambda (7); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide,
+larger as it sharpens; the rest as in sac_n.py.
 
 Read before: sac_n.py (101 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)

@@ -150,7 +150,7 @@ class Run:
         print(f"run folder: {self.folder}")
         if args.track:
             import wandb
-            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder)
+            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder, config=vars(args))
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
