@@ -150,7 +150,8 @@ class Run:
         print(f"run folder: {self.folder}")
         if args.track:
             import wandb
-            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder, config=vars(args))
+            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder,
+                                    config=vars(args))
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
@@ -159,10 +160,9 @@ class Run:
         git = subprocess.getoutput(f"git -C '{self.script.parent}' describe --always --dirty --abbrev=40 2>/dev/null")
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
-        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "started": start,
-                  "physics": "stored" if "/" in str(self.task) else self.args.physics,
-                  "dataset_source": self.data.source["kind"], "data": self.data.source,
-                  "git": git, "versions": {"python": sys.version.split()[0], **versions},
+        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "started": start, "git": git,
+                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
+                  "dataset_source": self.data.source["kind"], "versions": {"python": sys.version.split()[0], **versions},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv)}
         with _writing(self.args.runs / name):
