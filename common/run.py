@@ -160,11 +160,11 @@ class Run:
         git = subprocess.getoutput(f"git -C '{self.script.parent}' describe --always --dirty --abbrev=40 2>/dev/null")
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
-        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "started": start, "git": git,
+        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "git": git,
                   "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": {"python": sys.version.split()[0], **versions},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
-                  "command": shlex.join(sys.argv)}
+                  "command": shlex.join(sys.argv), "started": start}
         with _writing(self.args.runs / name):
             (self.args.runs / name).mkdir(parents=True)
             (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
