@@ -162,7 +162,7 @@ class Run:
         versions = {d.name: d.version for d in distributions() if d.name in packages}
         config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "git": git,
                   "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
-                  "dataset_source": self.data.source["kind"], "versions": {"python": sys.version.split()[0], **versions},
+                  "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start}
         with _writing(self.args.runs / name):
