@@ -17,7 +17,7 @@ def side_by_side(agents: list):
     """
     if agents[0].rng.device.type != "cuda":
         return lambda: [agent.update() for agent in agents]
-    torch.cuda.set_device(agents[0].rng.device)
+    torch.cuda.set_device(agents[0].data.device)
     streams, recordings, calls = [torch.cuda.Stream() for _ in agents], {}, Counter()
 
     def branches():
