@@ -41,7 +41,7 @@ def make_env(name: str, physics: str = "d4rl"):
     if robot not in ROBOTS:
         raise InputError(f"{name}: no simulator for it here yet (there are {', '.join(ROBOTS)}); {without}")
     (gym_id, kwargs), handler = ROBOTS[robot], mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)  # the same word, when Gymnasium loads it
+    mujoco.set_mju_user_warning(lambda message: None)  # MuJoCo 4 deprecates a word in HalfCheetah's XML
     try:
         env = gymnasium.make(gym_id, disable_env_checker=True, **(kwargs if physics == "d4rl" else {}))
         if physics == "stock":
@@ -85,7 +85,7 @@ def patch_model(env, robot: str) -> None:
             radius, half, _ = model.geom_size[i]
             geom.type, geom.size = mujoco.mjtGeom.mjGEOM_CYLINDER, (radius, half + radius / 2, 0)
             geom.fromto, geom.pos, geom.quat = [np.nan] * 6, model.geom_pos[i], model.geom_quat[i]
-    with warnings.catch_warnings(action="ignore"):  # MuJoCo 4 deprecates a word in HalfCheetah's XML
+    with warnings.catch_warnings(action="ignore"):  # that word again
         old = spec.compile()
     for name in ("body_mass", "body_inertia", "body_ipos", "body_iquat"):
         getattr(model, name)[:] = getattr(old, name)

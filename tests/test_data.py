@@ -804,7 +804,7 @@ def test_download(tmp_path, mirrors, capsys):
     ("half", "3,000 (bytes )?of"), ("short", "cannot be read|not readable")])
 @pytest.mark.parametrize("name", ["ant-medium-v2", "halfcheetah-random-v2"])
 def test_mirror_without_the_file(tmp_path, mirrors, name, reply, match):
-    """An answer is never replaced by a stand-in: the network works, and the user should know."""
+    """An answer of a mirror that the user named is never replaced by a stand-in."""
     body = hdf5_bytes(tmp_path)
     mirrors({"half": (200, body[:3000], len(body)), "short": (200, body[:3000])}[reply] if isinstance(reply, str) else reply)
     if reply == "short" and D4RL[name]["bytes"]:
@@ -826,6 +826,19 @@ def test_downloaded_file_with_bad_arrays(tmp_path, mirrors):
     with refuses("ant-medium-v2: lacks `rewards`"):
         load_dataset("ant-medium-v2")
     assert cached_files() == []
+
+
+@pytest.mark.parametrize("status, standin", [(403, True), (407, True), (502, True), (503, True), (404, False), (500, False)])
+def test_a_filtering_proxy_counts_as_no_network(mirrors, monkeypatch, capsys, status, standin):
+    """Before the built-in mirrors a proxy may stand that refuses them; a mirror without the file is an error all the same."""
+    mirrors((status, PAGE))
+    monkeypatch.setattr("common.data.MIRRORS", os.environ["SOLO_MIRRORS"])
+    monkeypatch.delenv("SOLO_MIRRORS")
+    if standin:
+        assert load_dataset("hopper-random-v2", standin_rows=30).standin and str(status) in capsys.readouterr().out
+    else:
+        with refuses(str(status)):
+            load_dataset("hopper-random-v2", standin_rows=30)
 
 
 @pytest.mark.parametrize("first", [(404, PAGE), (403, PAGE), (200, PAGE), "half", "refused"])

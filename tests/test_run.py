@@ -301,6 +301,27 @@ def test_worker_and_inline_give_the_same_numbers_with_their_steps(tmp_path):
     assert [(step, seed) for step, seed, _ in results[0]] == [(2, 7), (4, 7)] and results[0][0][2] != results[0][1][2]
 
 
+def test_training_waits_for_evaluations_that_lag_far_behind(tmp_path):
+    from concurrent.futures import Future
+
+    class Slow(Future):
+        asked = 0
+
+        def exception(self, timeout=None):
+            Slow.asked += 1
+
+    class Pool:
+        def submit(self, *job):
+            return Slow()
+
+    agent = td3_bc.TD3BC(td3_bc.Args(), make_data(), seed=0)
+    evaluator = Evaluator("hopper-medium-v2", agent.data, make_args(tmp_path, eval_workers=0))
+    evaluator.pool = Pool()
+    for step in range(40):
+        evaluator.submit(step, 0, agent.actor)
+    assert Slow.asked == 40 - 32
+
+
 def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
     run, agents = make_run(tmp_path, eval_workers=1)
     (worker,) = run.evaluator.pool._processes.values()
