@@ -1,0 +1,258 @@
+"""EDAC: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021,
+arXiv:2110.01548.
+
+SAC-N needs up to 500 critics, because at the data's actions the critics' gradients dQk/da line up: in some
+direction away from the data all critics rise together, and their minimum penalises nothing. EDAC adds one
+loss that makes these gradients point apart, so that in every direction some critic falls: 10 critics then do
+for halfcheetah and walker2d and 50 for hopper, a tenth of SAC-N's. (1) to (5) are sac_n.py's.
+
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
+    L_Q = sum_k mean_b (Qk(s, a) - y)^2                                                                    (2)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                  (3)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
+    log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
+    L_ES = mean_b sum_{i != j} u_i . u_j / (N - 1),  u_k = g_k / |g_k|,  g_k = dQk/da at the data's a      (6)
+    critic loss = L_Q + eta L_ES                                                                           (7)
+
+Why: to first order the ensemble's variance at a + e w is e^2 w' Cov(g) w, smallest where the penalty is
+weakest; the total variance of unit gradients, 1 - |mean u|^2, is L_ES up to sign, scale and a constant.
+
+Paper / authors' code / here:
+- (6): both orders of a pair count: N if all gradients agree, 0 if they are orthogonal. The code multiplies
+  all N x N pairs; here |sum_k u_k|^2 - sum_k |u_k|^2, their sum. 1e-10 is added to the norm, as there.
+- The code differentiates dQ/da a second time. For ReLU networks g_k is a product of weights and 0/1 masks, so
+  here it is one more forward pass, and ordinary backward gives the same gradients.
+- (7): eta is relative to the SUM over critics in (2). All else is as sac_n.py says.
+- `--config edac-10` is the baseline of RORL's Table 1, not this paper's EDAC: 10 critics on standardised
+  observations, and (6) over a random n = min(N, A) of them divided by n - 1, on average n / N of (6).
+- Where sources differ, `--config alternative` has the other value. Adroit: the README gives pen's settings;
+  door, hammer and relocate take them over, unverified.
+
+Logged: similarity (6), N while the critics agree; healthy falls towards 0 within thousands of updates;
+critic_loss (7) / N; the rest as in sac_n.py.
+
+Read before: sac_n.py (36 lines of code differ).
+Run: python algorithms/edac.py --env hopper-medium-v2
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run, RunArgs, friendly, parse
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "halfcheetah-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
+    updates: int = 3_000_000  # gradient steps
+    num_critics: int = 10  # N
+    batch_size: int = 256  # B
+    actor_lr: float = 3e-4  # of the actor and of log_alpha
+    critic_lr: float = 3e-4  # of the critics
+    gamma: float = 0.99  # discount in (1)
+    tau: float = 0.005  # Polyak step of the target critics
+    normalize: bool = False  # standardise observations inside every network (RORL's EDAC-10)
+    eta: float = 1.0  # weight of (6) in (7)
+    es_subsample: bool = False  # (6) over a random min(N, A) of the critics (RORL's EDAC-10)
+    max_q_backup: bool = False  # y from the best of 10 next actions, online critics, no entropy (pen-cloned)
+
+
+def _table(**levels):
+    return {f"{robot}-{level.replace('_', '-')}-v2": dict(num_critics=n, eta=eta)
+            for level, row in levels.items() for robot, n, eta in zip(ROBOTS, (10, 50, 10), row)}
+
+
+ROBOTS = "halfcheetah", "hopper", "walker2d"
+# eta; first row: CORL, OfflineRL-Kit and OfflineRL-Lib agree; second: OfflineRL-Lib's default, or one source
+PAPER = _table(medium=(1.0, 1.0, 1.0), medium_replay=(1.0, 1.0, 1.0), medium_expert=(5.0, 1.0, 5.0),
+               full_replay=(1.0, 1.0, 1.0), random=(0.0, 1.0, 1.0), expert=(1.0, 1.0, 5.0))
+_PEN = dict(num_critics=20, updates=200_000, actor_lr=3e-5, reward="standardize", eta=10.0)  # authors' README
+PAPER |= {"pen-human-v1": _PEN | dict(eta=1000.0), "pen-cloned-v1": _PEN | dict(max_q_backup=True),
+          "pen-expert-v1": _PEN}  # expert: CORL
+PAPER |= {f"{task}-{level}-v1": _PEN | dict(num_critics=50, eta=200.0)  # N and eta: CORL
+          for task in ("door", "hammer", "relocate") for level in ("human", "cloned", "expert")}
+PAPER |= {f"antmaze-{maze}-v2": dict(num_critics=10, eta=1.0) for maze in (  # CORL's own choice, as maze2d
+    "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
+PAPER |= {f"maze2d-{size}-v1": dict(num_critics=10, eta=0.1) for size in ("umaze", "medium", "large")}
+ALTERNATIVE = {env: PAPER[env] | values for env, values in {
+    "halfcheetah-random-v2": dict(eta=1.0), "halfcheetah-expert-v2": dict(num_critics=50, eta=5.0),
+    "hopper-random-v2": dict(eta=0.0), "walker2d-expert-v2": dict(eta=1.0),
+    "pen-expert-v1": dict(eta=1000.0)}.items()}
+EDAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, eta=1.0, normalize=True, es_subsample=True)
+           for robot in ROBOTS for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}
+
+
+# same as sac_n.py
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
+
+
+# same as sac_n.py
+class Actor(nn.Module):
+    """Tanh-Gaussian policy on raw obs: S -> 256 x 3, ReLU, then heads for mean and log std, A each."""
+
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
+        sizes = [obs_size, 256, 256, 256]
+        # code: 1 / sqrt(out), the first layer too
+        self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
+        self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
+        self.head_bias = uniform((2 * action_size,), 1e-3, rng)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std of z before tanh, each (B, A)."""
+        x = (obs - self.obs_mean) / self.obs_scale
+        for weight, bias in zip(self.weights, self.biases):
+            x = nn.functional.linear(x, weight, bias).relu_()
+        mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
+        return mean, log_std.clamp(-5, 2)
+
+    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (B, A) and its log probability (B,)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        action = torch.tanh(mean + log_std.exp() * noise)
+        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+
+    def act(self, obs: Tensor) -> Tensor:
+        return torch.tanh(self(obs)[0])
+
+
+# as sac_n.py, but with the gradient in the action
+class Critics(nn.Module):
+    """N networks S + A -> 256 x 3 -> 1 as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
+
+    def __init__(self, num: int, obs_size: int, action_size: int, mean: Tensor, scale: Tensor,
+                 rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
+        sizes = [obs_size + action_size, 256, 256, 256]
+        self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
+        self.weights.append(uniform((num, 256, 1), 3e-3, rng))
+        self.biases.append(uniform((num, 1, 1), 3e-3, rng))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
+        x = x.expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+        return x.squeeze(-1)
+
+    def with_action_gradient(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Qk (N, B) and dQk/da (N, B, A): a pass back through the layers with the masks of the first pass."""
+        x, masks = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1), []
+        x = x.expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            masks.append(x > 0)
+        gradient = self.weights[3].mT * masks[2]  # (N, B, 256)
+        gradient = (gradient @ self.weights[2].mT) * masks[1]
+        gradient = (gradient @ self.weights[1].mT) * masks[0]
+        return x.squeeze(-1), gradient @ self.weights[0][:, obs.shape[-1]:].mT  # (N, B, A)
+
+
+# same as td3_bc.py
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+class EDAC:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        self.args, self.data = args, data
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        mean = data.obs_mean.cpu() if args.normalize else torch.zeros(data.obs_size)
+        scale = data.obs_std.cpu() + 1e-6 if args.normalize else torch.ones(data.obs_size)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        sizes = data.obs_size, data.action_size, mean, scale, init
+        self.actor = Actor(*sizes).to(data.device)
+        self.critics = Critics(args.num_critics, *sizes).to(data.device)
+        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        self.target_critics.requires_grad_(False)
+        self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
+        adam = dict(fused=True, capturable=data.device.type == "cuda")
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
+        self.step = 0
+
+    @torch.no_grad()
+    def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
+        if self.args.max_q_backup:
+            next_obs = batch.next_obs.repeat_interleave(10, 0)
+            actions, _ = self.actor.sample(*self.actor(next_obs), self.rng)
+            q = self.critics(next_obs, actions).unflatten(1, (-1, 10))  # (N, B, 10)
+            next_value = q.max(-1).values.min(0).values  # code: online critics, no entropy
+        else:
+            next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
+            next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
+        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
+
+    def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
+        return ((q - target) ** 2).mean(1).sum()  # (2)
+
+    def similarity(self, gradient: Tensor) -> Tensor:
+        """`gradient`: (N, B, A)"""
+        if self.args.es_subsample:
+            chosen = torch.rand(len(gradient), generator=self.rng, device=gradient.device).argsort()
+            gradient = gradient[chosen[:max(2, self.data.action_size)]]  # code: min(N, A), 0 / 0 where A = 1
+        unit = gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10)
+        pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))  # (B,), over i != j
+        return pairs.mean() / max(len(unit) - 1, 1)  # (6)
+
+    def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+        return (alpha * log_prob - q.min(0).values).mean()  # (3)
+
+    def alpha_loss(self, log_prob: Tensor) -> Tensor:
+        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+
+    def update(self) -> dict[str, Tensor]:
+        self.step += 1
+        batch = self.data.sample(self.args.batch_size, self.rng)
+        alpha = self.log_alpha.detach().exp()
+        action, log_prob = self.actor.sample(*self.actor(batch.obs), self.rng)
+        alpha_loss = self.alpha_loss(log_prob)
+        actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha)
+        target = self.critic_target(batch, alpha)
+        q, gradient = self.critics.with_action_gradient(batch.obs, batch.action)
+        similarity = self.similarity(gradient)
+        critic_loss = self.critic_loss(q, target) + self.args.eta * similarity  # (7)
+        optimizers = self.alpha_optimizer, self.actor_optimizer, self.critic_optimizer
+        for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
+            optimizer.zero_grad()
+            loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
+        for optimizer in optimizers:
+            optimizer.step()
+        polyak(self.target_critics, self.critics, self.args.tau)
+        return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
+                "q_std": q.std(0, correction=0).mean(), "target": target.mean(), "actor_loss": actor_loss,
+                "alpha": alpha, "entropy": -log_prob.mean(), "similarity": similarity}
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    agents = [EDAC(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update()
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(parse(Args, PAPER, alternative=ALTERNATIVE, **{"edac-10": EDAC_10}))
