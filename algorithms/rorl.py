@@ -6,26 +6,28 @@ values must change little between s and the worst s^ (smoothing), and at s^, wit
 every critic is pulled down in proportion to the ensemble's disagreement (the OOD loss). Smoothing alone would
 spread optimism to unseen states; the OOD loss makes it conservative.
 
-    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, the same for a batch; sigma: std of the data's s   (1)
-    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s')                          (2)
-    L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                   (3)
-    c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)     (4)
-    L_Q = mean_b max_j c(b, j)                                                                             (5)
-    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = const [Qk - lambda std_k Qk](s^, a^)     (6)
-    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                      (7)
-    critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                       (8)
-    J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                         (9)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)] + beta_pi mean_b max_j J(b, j)             (10)
-    temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                               (11)
+    y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
+    L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                   (2)
+    L_SAC = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                       (3)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
+    log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
+    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, the same for a batch; sigma: std of the data's s   (6)
+    c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)     (7)
+    L_Q = mean_b max_j c(b, j)                                                                             (8)
+    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = const [Qk - lambda std_k Qk](s^, a^)     (9)
+    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                     (10)
+    critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                      (11)
+    J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                        (12)
+    actor loss = L_SAC + beta_pi mean_b max_j J(b, j)                                                     (13)
 
 Paper / authors' code / here (always the code, it made the table, but for the first point):
 - Until 2022-11-26 the released code compared Q(s^_b, a_b) with Q of ANOTHER row of the batch (authors' issue
   1), and Table 1 is older than the fix. Here: the corrected loss; --q-smooth-misaligned is the old one. Run
   both before you claim a reproduction.
-- (3) is a sum over critics, (5) and (6) are means: per critic their weights are beta / N. The paper's
+- (2) is a sum over critics, (8) and (9) are means: per critic their weights are beta / N. The paper's
   per-critic equations would regularise 10 times harder.
-- (9): the paper has a factor 1/2. (6): the paper's std divides by N, the code's by N - 1.
-- (5), (10): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's
+- (12): the paper has a factor 1/2. (9): the paper's std divides by N, the code's by N - 1.
+- (8), (13): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's
   mean.
 - lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay after 100,000 updates).
 - Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda
@@ -33,11 +35,11 @@ Paper / authors' code / here (always the code, it made the table, but for the fi
 - The worst s^ is found without a graph and only then run with one: same gradients, and on a CPU 1.5
   times (hopper) to twice (halfcheetah) as fast.
 
-Logged: critic_loss (8) / N; q_smooth (5), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
-a^), healthy is of the order of q_std; lambda (7); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide,
+Logged: critic_loss (11) / N; q_smooth (8), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
+a^), healthy is of the order of q_std; lambda (10); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide,
 larger as it sharpens; the rest as in sac_n.py.
 
-Read before: sac_n.py (101 lines of code differ).
+Read before: sac_n.py (99 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
@@ -60,20 +62,20 @@ class Args(RunArgs):
     num_critics: int = 10  # N
     batch_size: int = 256  # B
     lr: float = 3e-4  # of critics, actor and log_alpha
-    gamma: float = 0.99  # discount in (2)
+    gamma: float = 0.99  # discount in (1)
     tau: float = 0.005  # Polyak step of the target critics
-    num_perturbations: int = 20  # n in (1)
-    eps_q: float = 0.005  # radius of (5), in units of the observations' std
-    beta_q: float = 1e-4  # weight of (5)
-    tau_q: float = 0.2  # in (4): rises of Q weigh 1 - tau_q, falls tau_q
-    eps_pi: float = 0.005  # radius of (9)
-    beta_pi: float = 0.1  # its weight in (10)
-    eps_ood: float = 0.01  # radius of (6); 0 still draws n policy actions at s itself
-    beta_ood: float = 0.5  # weight of (6)
-    lambda_max: float = 1.0  # lambda in (6) at the start
+    num_perturbations: int = 20  # n in (6)
+    eps_q: float = 0.005  # radius of (8), in units of the observations' std
+    beta_q: float = 1e-4  # weight of (8)
+    tau_q: float = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q
+    eps_pi: float = 0.005  # radius of (12)
+    beta_pi: float = 0.1  # its weight in (13)
+    eps_ood: float = 0.01  # radius of (9); 0 still draws n policy actions at s itself
+    beta_ood: float = 0.5  # weight of (9)
+    lambda_max: float = 1.0  # lambda in (9) at the start
     lambda_min: float = 0.5  # where it stays
     lambda_dec: float = 1e-6  # its step down per update
-    q_smooth_misaligned: bool = False  # (4) as released before 2022-11-26: against another row's Q
+    q_smooth_misaligned: bool = False  # (7) as released before 2022-11-26: against another row's Q
 
 
 def _rows(flags: str, table: dict[str, tuple]) -> dict[str, dict]:
@@ -172,7 +174,7 @@ def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Ten
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
     precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # in a form without cancellation
     spread = 2 * torch.sinh(log_std - near_log_std) ** 2
-    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (9), code: without the paper's 1/2
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
 
 
 # same as td3_bc.py
@@ -198,7 +200,7 @@ class RORL:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
         self.step = 0
-        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (7)
+        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (10)
 
     @property
     def phase(self) -> bool:
@@ -209,21 +211,21 @@ class RORL:
     def perturbations(self, eps: float) -> Tensor:
         shape = self.args.num_perturbations, self.data.obs_size
         noise = torch.rand(shape, generator=self.rng, device=self.data.device)
-        return (2 * noise - 1) * eps * self.data.obs_std  # (1), (n, S)
+        return (2 * noise - 1) * eps * self.data.obs_std  # (6), (n, S)
 
     @torch.no_grad()
     def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
         next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
         next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (2), (B,)
+        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
 
     def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (3), code: a sum over critics
+        return ((q - target) ** 2).mean(1).sum()  # (2), code: a sum over critics
 
     def asymmetric(self, change: Tensor) -> Tensor:
         """(N, ...) -> (...)"""
         tau_q = self.args.tau_q
-        return ((1 - tau_q) * change.clamp(min=0) ** 2 + tau_q * change.clamp(max=0) ** 2).mean(0)  # (4)
+        return ((1 - tau_q) * change.clamp(min=0) ** 2 + tau_q * change.clamp(max=0) ** 2).mean(0)  # (7)
 
     def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
         """`q`: (N, B) at (s, a), with its graph."""
@@ -237,16 +239,16 @@ class RORL:
             worst = self.asymmetric(near_q - q[:, partner]).argmax(1)  # (B,), code: by the ensemble's mean
         partner = partner.gather(1, worst[:, None]).squeeze(1)
         near_q = self.critics(batch.obs + delta[worst], batch.action)
-        return self.asymmetric(near_q - q[:, partner]).mean()  # (5)
+        return self.asymmetric(near_q - q[:, partner]).mean()  # (8)
 
     def ood_loss(self, obs: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-        """(6) and the mean std in it; `penalty` is lambda."""
+        """(9) and the mean std in it; `penalty` is lambda."""
         obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)  # (B n, S)
         with torch.no_grad():
             action, _ = self.actor.sample(*self.actor(obs), self.rng)
         q = self.critics(obs, action)  # (N, B n)
         std = q.detach().std(0)  # code: divided by N - 1
-        return ((q.detach() - penalty * std - q) ** 2).mean(), std.mean()  # (6)
+        return ((q.detach() - penalty * std - q) ** 2).mean(), std.mean()  # (9)
 
     def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """`mean`, `log_std`: (B, A) of pi(s), with their graph."""
@@ -257,16 +259,17 @@ class RORL:
         return jeffreys(mean, log_std, *self.actor(obs + delta[worst])).mean()
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor, smoothing: Tensor) -> Tensor:
-        return (alpha * log_prob - q.min(0).values).mean() + self.args.beta_pi * smoothing  # (10)
+        sac_loss = (alpha * log_prob - q.min(0).values).mean()  # (3)
+        return sac_loss + self.args.beta_pi * smoothing  # (13)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (11)
+        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
 
     def update(self) -> dict[str, Tensor]:
         args, has_ood, zero = self.args, self.phase, torch.zeros((), device=self.data.device)
         batch = self.data.sample(args.batch_size, self.rng)
         alpha = self.log_alpha.detach().exp()
-        penalty = (args.lambda_max - self.count * args.lambda_dec).clamp(min=args.lambda_min)  # (7)
+        penalty = (args.lambda_max - self.count * args.lambda_dec).clamp(min=args.lambda_min)  # (10)
         mean, log_std = self.actor(batch.obs)
         action, log_prob = self.actor.sample(mean, log_std, self.rng)
         alpha_loss = self.alpha_loss(log_prob)
@@ -277,7 +280,7 @@ class RORL:
         q = self.critics(batch.obs, batch.action)
         q_smooth = self.q_smoothing(batch, q) if smooth_q else zero
         ood_loss, ood_std = self.ood_loss(batch.obs, penalty) if has_ood else (zero, zero)
-        critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (8)
+        critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (11)
         self.step += 1
         self.count += 1
         optimizers = self.alpha_optimizer, self.actor_optimizer, self.critic_optimizer
