@@ -31,8 +31,7 @@ from tqdm import tqdm
 
 from common import InputError
 
-MIRRORS = ("http://rail.eecs.berkeley.edu/datasets/offline_rl "
-           "https://huggingface.co/datasets/imone/D4RL/resolve/main")
+MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
 REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
 with open(Path(__file__).parent / "d4rl.csv") as table:
     D4RL = {row["dataset"]: row for row in csv.DictReader(table)}  # D4RL's facts about its datasets, as strings
@@ -170,12 +169,12 @@ def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000) -
                      "Minari: an id with a /)")
 
 
-def _cache_file(name) -> Path:
+def cache_file(name) -> Path:
     return Path(os.environ.get("SOLO_CACHE") or "~/.cache/solo").expanduser() / name
 
 
 def _read_d4rl(env, facts, standin, standin_rows):
-    cached, name = _cache_file(f"{env}.npz"), Path(facts["path"]).name
+    cached, name = cache_file(f"{env}.npz"), Path(facts["path"]).name
     if cached.is_file():
         arrays, source = _read(cached)
         if facts["sha256"] in ("", source.get("sha256")):
@@ -197,7 +196,7 @@ def _read_d4rl(env, facts, standin, standin_rows):
         raise InputError(f"{env}: not at hand ({origin}), and {why}; put {name} into {local.parent}")
     from common.standin import generate, standin_hash
     policies = facts["standin"].split()
-    made = _cache_file(f"{env}.standin-{standin_hash(policies, standin_rows)}.npz")
+    made = cache_file(f"{env}.standin-{standin_hash(policies, standin_rows)}.npz")
     print(f"{'!' * 110}\n!! STAND-IN DATA, not D4RL's: {env} is not at hand ({origin}).\n!! Made with this project's "
           f"own policies; compare its scores with nothing published. --no-standin refuses it.\n{'!' * 110}")
     if made.is_file():
@@ -325,7 +324,7 @@ def _read_minari(env):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(f"{env}: {what} are {space}; only flat Box spaces can be used")
     files = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(dataset.storage.data_path).iterdir())]
-    cached = _cache_file(f"minari-{env.replace('/', '_')}-{hashlib.sha256(repr(files).encode()).hexdigest()[:8]}.npz")
+    cached = cache_file(f"minari-{env.replace('/', '_')}-{hashlib.sha256(repr(files).encode()).hexdigest()[:8]}.npz")
     if cached.is_file():
         arrays, source = _read(cached)
         return arrays, source | {"path": str(cached)}

@@ -12,11 +12,9 @@ import numpy as np
 from common import InputError
 
 ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
-    "hopper": ("Hopper-v5", {}),
-    "halfcheetah": ("HalfCheetah-v5", {}),
+    "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
     "walker2d": ("Walker2d-v5", {"xml_file": "walker2d.xml"}),
-    "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}),
-}
+    "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0})}
 
 
 def make_env(name: str, physics: str = "d4rl"):

@@ -76,16 +76,22 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     title = " ".join(inspect.getmodule(Args).__doc__.split("\n\n")[0].split())
     args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
                     description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
-    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     print(origin)
     return _checked(args)
 
 
-def _checked(args):
+def usable_device(device: str) -> str:
+    """`auto` is the GPU where there is one. InputError: a device that is not there."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        torch.empty(0, device=args.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # no such device, or a PyTorch without it
-        raise InputError(f"--device {args.device} cannot be used ({error}); --device cpu can") from None
+        raise InputError(f"--device {device} cannot be used ({error}); --device cpu can") from None
+    return device
+
+
+def _checked(args):
+    args.device = usable_device(args.device)
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
     if low := [flag for flag, value in vars(args).items() if type(value) is int and value < (flag != "eval_workers")]:
@@ -141,8 +147,7 @@ class Run:
         if not self.task:
             print("no evaluation: name a task with --eval-env, for example --eval-env hopper-medium-v2")
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
-        self.mark = " [stand-in data]" if self.data.standin else ""
-        self.stop = self.bar = self.wandb = None
+        self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         self.folder = args.resume or self._create()
         if args.resume:
@@ -164,7 +169,7 @@ class Run:
                   "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
-                  "command": shlex.join(sys.argv), "started": start}
+                  "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist()}
         with _writing(self.args.runs / name):
             (self.args.runs / name).mkdir(parents=True)
             (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
@@ -174,8 +179,7 @@ class Run:
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
         handlers = {s: signal.signal(s, lambda *_: setattr(self, "stop", 1)) for s in (signal.SIGINT, signal.SIGTERM)}
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
-        begin = saved = time.monotonic()
-        begin -= self.seconds
+        saved, begin = time.monotonic(), time.monotonic() - self.seconds
         try:
             while self.step < updates:
                 yield self.step + 1
@@ -296,8 +300,7 @@ class Run:
                 snapshot(agent, saved)
         except Exception as error:
             raise InputError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
-        self.step, self.seconds = state["step"], state["seconds"]
-        waiting = {(step, seed) for step, seed, _ in state["waiting"]}
+        waiting, self.step, self.seconds = {tuple(job[:2]) for job in state["waiting"]}, state["step"], state["seconds"]
         self._cut("log.csv", lambda step, seed: step <= self.step)
         for row in self._cut("eval.csv", lambda step, seed: step <= self.step and (step, seed) not in waiting):
             self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
