@@ -1,1 +1,1 @@
-"""One short script per published table or figure; runs are made by `algorithms/` as processes, and read from their folders."""
+"""One short script per published table or figure. Runs are made by `algorithms/` as processes, read from folders."""

@@ -16,6 +16,8 @@ from tests.helpers import run_script, write_npz
 
 ROOT = Path(__file__).parent.parent
 FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num-critics", "3"],
+         "edac": ["--batch-size", "8", "--num-critics", "4", "--es-subsample"],
+         "pbrl": ["--batch-size", "4", "--num-critics", "3", "--num-actions", "2", "--adaptive"],
          "rorl": ["--batch-size", "4", "--num-critics", "3", "--num-perturbations", "2", "--lambda-max", "0.5", "--lambda-min", "0",
                   "--lambda-dec", "0.01"]}  # lambda reaches 0 inside the run
 
@@ -229,7 +231,7 @@ def cuda_agents(algorithm, seeds):
     from tests.helpers import make_data
 
     module = import_module(f"algorithms.{algorithm}")
-    cls = {"td3_bc": "TD3BC", "sac_n": "SACN", "rorl": "RORL"}[algorithm]
+    cls = {"td3_bc": "TD3BC", "sac_n": "SACN", "edac": "EDAC", "pbrl": "PBRL", "rorl": "RORL"}[algorithm]
     flags = dict(batch_size=32) | ({} if algorithm == "td3_bc" else dict(num_critics=3)) | (
         dict(num_perturbations=3, lambda_max=0.2, lambda_min=0.0, lambda_dec=0.01) if algorithm == "rorl" else {})
     data = make_data(device="cuda")

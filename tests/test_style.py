@@ -1,6 +1,7 @@
 """The repository's habits: order inside a file, equations, budgets, equal copies, floors, README."""
 
 import ast
+import csv
 import difflib
 import importlib
 import re
@@ -9,14 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import tyro
 
+from benchmark.grid import make
 from common.run import RunArgs, parse
 
 ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
-BUDGETS = {"td3_bc": 200, "sac_n": 230, "rorl": 320}  # lines a file may have
-WIDTH = {"algorithms": 110, "common": 120}
+BENCHMARK = sorted((ROOT / "benchmark").glob("*.py"))
+BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320}  # lines a file may have
+WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
 
@@ -82,7 +86,7 @@ def test_budgets():
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in ("dynamics", "terminations")}
     assert sum(lines.values()) <= 1100, lines
-    for path in ALGORITHMS + COMMON:
+    for path in ALGORITHMS + COMMON + BENCHMARK:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
@@ -164,6 +168,25 @@ def test_floors():
         assert set(imports(path)) <= {"common", "torch", "copy", "dataclasses", "math"}, path.name
     for path in COMMON:
         assert not {"algorithms", "benchmark", "tests"} & set(imports(path)), path.name
+    for path in BENCHMARK:  # starts algorithms as processes; agents come from the file that trained them (benchmark/runs.py)
+        assert not {"algorithms", "tests"} & set(imports(path)), path.name
+
+
+def test_every_table_script_tells_how_to_run_it():
+    for path in BENCHMARK:
+        if 'if __name__ == "__main__"' in path.read_text():
+            assert f"Run: python benchmark/{path.name}" in ast.get_docstring(ast.parse(path.read_text())), path.name
+
+
+def test_papers_numbers():
+    """Every cell is a number with a source; nothing is there twice."""
+    for path in sorted((ROOT / "benchmark/papers").glob("*.csv")):
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len({(row["dataset"], row["algorithm"]) for row in rows}) == len(rows) > 0, path.name
+        for row in rows:
+            assert set(row) == set("paper table dataset algorithm mean std source".split()) and row["source"], row
+            assert -50 < float(row["mean"]) < 200 and 0 <= float(row["std"]) < 100 and "-v" in row["dataset"], row
 
 
 @every_algorithm
@@ -201,6 +224,13 @@ def test_readme_commands(monkeypatch):
                     checked += 1
                 else:
                     assert Path(words[1]).name == "my_idea.py"
+            elif words[:1] == ["python"] and words[1].startswith("benchmark/"):
+                module, flags = importlib.import_module(f"benchmark.{Path(words[1]).stem}"), words[2:]
+                if hasattr(module, "TABLE"):
+                    make(module.TABLE, flags)
+                else:
+                    tyro.cli(module.Args, args=flags)
+                checked += 1
             elif words[:2] == ["pip", "install"] and "-r" in words:
                 assert (ROOT / words[words.index("-r") + 1]).exists()
     assert checked >= 3

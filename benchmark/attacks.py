@@ -1,0 +1,309 @@
+"""Observation attacks: the score of a trained agent when it sees s^ = s + delta instead of s, at every step.
+
+Yang et al., RORL, NeurIPS 2022, arXiv:2206.02829. The simulator goes on from the true s; delta stays in a box that is
+measured in standard deviations of the training data's observations, for every agent, whatever its own normalisation.
+
+    box: |delta_i| <= eps sigma_i;  sigma: std of the training data's observations                                   (1)
+    random: delta_i uniform in the box                                                                               (2)
+    action-diff: minimise f(delta) = -J(pi(s), pi(s + delta)), J the Gaussians' Jeffreys divergence before tanh      (3)
+    min-q: minimise f(delta) = mean_k Qk(s, act(s + delta))                                                          (4)
+    zero-order: the best of 50 uniform delta; min-q also tries delta = 0                                             (5)
+    mixed-order: from 20 uniform delta, 10 steps delta <- clip(delta - h sign(df/ddelta)), the best of the 20 ends   (6)
+
+Paper / authors' code / here:
+- (6): the paper's gradient descent is, in the code, Adam made anew at each step, which is a sign step. Its size h is
+  eps / 10 in RAW units, while the box is in units of sigma: where sigma is 10 it never gets far, where sigma is 0.05
+  one step crosses the box. --step authors is that. --step scaled (default) has h = eps sigma / 10 and keeps the best
+  start as well: use it for any claim of robustness.
+- (3): no factor 1/2. A deterministic policy has no Gaussian: J is |act(s) - act(s + delta)|^2 there (ours).
+- (4): mean over the ensemble's online critics, although RORL's policy is trained against the minimum. The agent's own
+  critics attack it; --critic RUN has another agent's for all (the code can do both, the figures do not say which).
+- The code draws candidates for all environments of a batch at once; here each environment has its own, and the same at
+  every eps and for every agent. Report `worst`, the least score of all attacks: one attack's failure proves nothing.
+
+Episodes start where the run's own evaluations start, so that eps 0 repeats its last evaluation. Rows are written to
+attacks.csv in the run's folder and not computed again; a figure (score against eps) and all rows go to --out.
+
+Run: python benchmark/attacks.py runs/rorl-hopper-medium-v2-20261121-091549-151
+"""
+
+import csv
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmark.figures import attack_figure
+from benchmark.runs import Run, load_agent, read_run
+from common import InputError
+from common.data import normalized_score
+from common.physics import make_env
+from common.run import friendly, usable_device
+
+RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+ZERO_ORDER, STARTS, STEPS = 50, 20, 10  # (5), (6)
+
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of trained runs
+    attack: tuple[Literal["random", "action-diff", "min-q"], ...] = ("random", "action-diff", "min-q")  # (2)-(4)
+    optimizer: tuple[Literal["zero-order", "mixed-order"], ...] = ("zero-order", "mixed-order")  # (5), (6)
+    step: tuple[Literal["scaled", "authors"], ...] = ("scaled",)  # sign step of (6), in units of sigma or raw
+    eps: tuple[float, ...] = RADII  # radii of the box (1)
+    critic: Path | None = None  # run whose critics attack every agent in min-q; default: the agent's own
+    episodes: int = 10  # episodes per agent, attack and radius, side by side
+    device: str = "auto"  # where candidates are scored: auto, cpu, cuda; the agent acts on the CPU, as in evaluations
+    seed: int = 0  # of the attacker's noise
+    out: Path = Path("results/attacks")  # folder for the table and the figure
+
+
+def jeffreys(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
+    """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
+    precisions = (-2 * log_std).exp() + (-2 * other_log_std).exp()
+    spread = 2 * torch.sinh(log_std - other_log_std) ** 2
+    return (spread + (mean - other_mean) ** 2 * precisions / 2).sum(-1)
+
+
+def objective(attack: str, actor, critics, obs: Tensor):
+    """f of an attack as a function of delta (R, n, S) -> (R, n), at observations (R, S); the attacker minimises it."""
+    if attack == "action-diff":
+        clean = _policy(actor(obs))
+        clean = [x[:, None] for x in clean]
+        if len(clean) == 2:
+            return lambda delta: -jeffreys(*clean, *_policy(actor(obs[:, None] + delta)))  # (3)
+        return lambda delta: -((clean[0] - _policy(actor(obs[:, None] + delta))[0]) ** 2).sum(-1)
+
+    def mean_q(delta):
+        action = actor.act(obs[:, None] + delta)
+        still = obs[:, None].expand_as(delta)
+        return critics(still.flatten(0, 1), action.flatten(0, 1)).mean(0).view(delta.shape[:2])  # (4)
+    return mean_q
+
+
+def _policy(output):
+    return output if isinstance(output, tuple) else (output,)
+
+
+@torch.no_grad()
+def zero_order(f, candidates: Tensor, box: Tensor, clean: bool) -> Tensor:
+    """The best of `candidates` (R, n, S) in [-1, 1] times the box (R, S), and of 0 if `clean`: delta (R, S)."""
+    delta = candidates * box[:, None]  # (1)
+    delta = torch.cat([delta, torch.zeros_like(delta[:, :1])], 1) if clean else delta
+    return _best(f(delta), delta)  # (5)
+
+
+def mixed_order(f, starts: Tensor, box: Tensor, size: Tensor, keep_start: bool) -> Tensor:
+    """From `starts` (R, n, S) in [-1, 1] times the box (R, S), sign steps of `size` (R, S): the best end, (R, S)."""
+    box = box[:, None]
+    delta = begin = starts * box
+    for _ in range(STEPS):
+        delta = delta.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(f(delta).sum(), delta)
+        with torch.no_grad():
+            delta = (delta - size[:, None] * gradient.sign()).clamp(-box, box)  # (6)
+    with torch.no_grad():
+        delta = torch.cat([delta, begin], 1) if keep_start else delta
+        return _best(f(delta), delta)
+
+
+def _best(values, delta):
+    return delta[torch.arange(len(delta), device=delta.device), values.argmin(1)]
+
+
+def perturb(obs: Tensor, eps: Tensor, sigma: Tensor, noise: Tensor, attack: str, optimizer: str = "", step: str = "",
+            actor=None, critics=None) -> Tensor:
+    """s^ (R, S) for true observations (R, S), radii eps (R,), noise (R, n, S) uniform in [-1, 1]: n from `draws`."""
+    box = eps[:, None] * sigma
+    if attack == "random":
+        return obs + noise[:, 0] * box  # (2)
+    f = objective(attack, actor, critics, obs)
+    if optimizer == "zero-order":
+        return obs + zero_order(f, noise, box, clean=attack == "min-q")
+    size = 0.1 * (box if step == "scaled" else eps[:, None].expand_as(box))
+    return obs + mixed_order(f, noise, box, size, keep_start=step == "scaled")
+
+
+def draws(attack: str, optimizer: str, step: str) -> int:
+    """n, perturbations that a variant draws per observation."""
+    return 1 if attack == "random" else ZERO_ORDER if optimizer == "zero-order" else STARTS
+
+
+def attacked_returns(agent, critics, task: str, physics: str, sigma: Tensor, eps: list[float], variant: tuple,
+                     episodes: int, seed: int, noise_seed: int, device: str, show: str):
+    """Whole episodes under attack: returns and lengths (G, E) for G radii and E episodes, all side by side.
+
+    Episode i starts from reset(seed + 100 + i), and the agent acts on rows of E observations on one CPU thread, both as
+    in common/evaluation.py: at eps 0 it is the same arithmetic.
+    """
+    envs = [[make_env(task, physics) for _ in range(episodes)] for _ in eps]
+    obs = np.array([[env.reset(seed=seed + 100 + i)[0] for i, env in enumerate(row)] for row in envs], np.float32)
+    radii = torch.tensor(eps, device=device)[:, None].expand(-1, episodes)  # (G, E)
+    returns, lengths, running = np.zeros(radii.shape), np.zeros(radii.shape), np.ones(radii.shape, bool)
+    rng, actor = torch.Generator(device).manual_seed(noise_seed), deepcopy(agent.actor).cpu()
+    threads = torch.get_num_threads()
+    shape = episodes, draws(*variant), obs.shape[-1]
+    with tqdm(total=1000, desc=show, unit="step", leave=False, disable=None) as bar:
+        while running.any():
+            noise = 2 * torch.rand(shape, generator=rng, device=device) - 1  # (E, n, S), the same at every radius
+            seen, rows = torch.from_numpy(obs).clone(), torch.from_numpy(running) & (radii > 0).cpu()
+            if rows.any():
+                there, draw = rows.to(device), noise.expand(len(eps), -1, -1, -1)
+                seen[rows] = perturb(seen[rows].to(device), radii[there], sigma, draw[there], *variant, agent.actor,
+                                     critics).cpu()
+            torch.set_num_threads(1)
+            actions = [actor.act(row).numpy() for row in seen]
+            torch.set_num_threads(threads)
+            for g, i in np.argwhere(running):
+                obs[g, i], reward, terminated, truncated, _ = envs[g][i].step(actions[g][i])
+                returns[g, i] += reward
+                lengths[g, i] += 1
+                running[g, i] = not (terminated or truncated)
+            bar.update()
+    return returns, lengths
+
+
+def variants(args: Args) -> list[tuple[str, str, str]]:
+    """(attack, optimizer, step) of every curve."""
+    found = [("random", "", "")] if "random" in args.attack else []
+    for attack in ("action-diff", "min-q"):
+        if attack in args.attack:
+            found += [(attack, "zero-order", "")] if "zero-order" in args.optimizer else []
+            found += [(attack, "mixed-order", step) for step in args.step if "mixed-order" in args.optimizer]
+    return found
+
+
+class Target:
+    """A run's agents and what attacks them, checked before anything is computed. InputError: what is in the way."""
+
+    def __init__(self, run: Run, critic: Run | None, args: Args):
+        self.run, self.task, self.physics = run, run.config["task"], run.config["physics"]
+        if not self.task:
+            raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
+        self.env = make_env(self.task, self.physics)
+        if run.checkpoint["step"] < run.config["args"]["updates"]:
+            print(f"{run.folder}: unfinished, attacked at update {run.checkpoint['step']:,}")
+        self.agents = [self._load(run, seed, args) for seed in run.seeds]
+        self.critic = critic.folder.name if critic else "own"
+        if critic and critic.config.get("obs_std") and len(critic.config["obs_std"]) != len(run.config["obs_std"]):
+            raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
+        owners = self.agents
+        if critic:
+            owners = [self._load(critic, seed if seed in critic.seeds else critic.seeds[0], args) for seed in run.seeds]
+        self.critics = [getattr(owner, "critics", None) for owner in owners]
+        if "min-q" in args.attack and None in self.critics:
+            raise InputError(f"{(critic or run).folder}: has no critics for min-q; name a run that has some with "
+                             "--critic, or leave min-q out of --attack")
+
+    def _load(self, run, seed, args):
+        return load_agent(run, seed, self.env.action_space.shape[0], args.device)
+
+
+FACTS = "update seed attack optimizer step critic episodes attacker eps".split()  # one row of attacks.csv each
+
+
+def attack_run(target: Target, args: Args) -> list[dict]:
+    """Rows of a run's attacks.csv for every seed, variant and radius; those that are there are not computed again."""
+    path, run, rows = target.run.folder / "attacks.csv", target.run, []
+    known = {}
+    if path.exists():
+        with open(path, newline="") as file:
+            known = {tuple(row[name] for name in FACTS): row for row in csv.DictReader(file) if row.get("returns")}
+    for seed, agent, critics in zip(run.seeds, target.agents, target.critics):
+        for variant in [("clean", "", "")] * (0.0 in args.eps) + variants(args):
+            critic = target.critic if variant[0] == "min-q" else ""
+            facts = run.checkpoint["step"], seed, *variant, critic, args.episodes, args.seed
+            keys = {eps: tuple(map(str, (*facts, eps))) for eps in args.eps if (eps == 0) == (variant[0] == "clean")}
+            if missing := [eps for eps, key in keys.items() if key not in known]:
+                results = attacked_returns(
+                    agent, critics, target.task, target.physics, agent.data.obs_std, missing, variant, args.episodes,
+                    seed, args.seed, args.device, show=f"{run.folder.name} {' '.join(variant)}")
+                for eps, returns, lengths in zip(missing, *results):
+                    known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target.task, returns, lengths)
+                write_rows(path, [known[keys[eps]] for eps in missing], append=True)
+            rows += [known[key] for key in keys.values()]
+    return rows
+
+
+def summary(task: str, returns: np.ndarray, lengths: np.ndarray) -> dict[str, str]:
+    score = normalized_score(task, returns.mean())
+    return {"return_mean": repr(float(returns.mean())), "return_std": repr(float(returns.std())),
+            "score": "" if score is None else repr(float(score)), "length_mean": repr(float(lengths.mean())),
+            "returns": " ".join(f"{r:.6g}" for r in returns)}
+
+
+def table(rows: list[dict]) -> list[list[str]]:
+    """Mean score (return, where a task has no reference) of every variant and radius, and the worst of all variants."""
+    scores = {}
+    for row in rows:
+        name = " ".join(filter(None, (row["attack"], row["optimizer"], row["step"])))
+        scores.setdefault(name, {}).setdefault(float(row["eps"]), []).append(float(row["score"] or row["return_mean"]))
+    means = {name: {eps: np.mean(values) for eps, values in row.items()} for name, row in scores.items()}
+    clean, radii = means.pop("clean", {}), sorted({float(row["eps"]) for row in rows})
+    means = {name: clean | row for name, row in means.items()} or {"clean": clean}
+    means["worst"] = {eps: min(row[eps] for row in means.values()) for eps in radii}
+    lines = [[name, *(f"{row[eps]:.1f}" for eps in radii)] for name, row in means.items()]
+    return [["eps", *(f"{eps:g}" for eps in radii)], *lines]
+
+
+def label(run: Run) -> str:
+    """A run's name in a figure: its algorithm, and its flags beyond the dataset and the number of updates."""
+    other = [f"{name}={value}" for name, value in run.flags.items() if name not in ("env", "updates", "eval-env")]
+    return " ".join([run.algorithm, *other])
+
+
+def attack_all(agents: dict[str, list[Run]], args: Args, name: str) -> list[dict]:
+    """Attack every run of every agent {label: runs}; print tables, write `name`.csv and `name`.png to args.out."""
+    if bad := [eps for eps in args.eps if not 0 <= eps < np.inf]:
+        raise InputError(f"--eps {bad[0]}: a radius is a number >= 0")
+    if args.episodes < 1 or args.seed < 0:
+        raise InputError("--episodes must be at least 1 and --seed at least 0")
+    args.device = usable_device(args.device)
+    critic = read_run(args.critic) if args.critic else None
+    targets = {agent: [Target(run, critic, args) for run in runs] for agent, runs in agents.items()}
+    rows = []
+    for agent, group in targets.items():
+        for target in group:
+            found, source = attack_run(target, args), target.run.config["dataset_source"]
+            facts = {"agent": agent, "task": target.task, "data": source, "run": target.run.folder.name}
+            rows += [facts | row for row in found]
+            print(f"\n{agent}, {target.task}{' [stand-in data]' * target.run.standin}, {target.run.folder}")
+            for first, *cells in table(found):
+                print(f"{first:>28}" + "".join(f"{cell:>8}" for cell in cells))
+    write_rows(args.out / f"{name}.csv", rows)
+    attack_figure(rows, args.out / f"{name}.png")
+    print(f"\n{args.out / name}.csv and .png")
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict], append: bool = False) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a" if append else "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder with --out") from None
+
+
+def main(args: Args):
+    runs = [read_run(folder) for folder in args.runs]
+    if not runs:
+        raise InputError("name one or more run folders, for example runs/*")
+    agents = {}
+    for run in runs:
+        agents.setdefault(label(run), []).append(run)
+    attack_all(agents, args, "attacks")
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(tyro.cli(Args))

@@ -1,0 +1,178 @@
+"""Run folders as algorithms leave them: flags, progress, scores, and the agents in their checkpoints."""
+
+import csv
+import importlib.util
+import inspect
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from common import InputError
+from common.data import Dataset
+
+ROOT = Path(__file__).parent.parent
+# flags that change no score
+IGNORED = {"seeds", "runs", "device", "eval-workers", "save-seconds", "log-every", "track", "standin"}
+
+
+def flags(words: list[str]) -> dict[str, str]:
+    """{flag: its values, joined} of a command line: `--x=1`, `--x 1`, `--x`, `--no-x` (False); numbers alike."""
+    found, name = {}, None
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            name, _, value = word[2:].replace("_", "-").partition("=")
+            if name.startswith("no-"):
+                name, value = name[3:], "False"
+            found[name] = [value] if value else []
+        elif name:
+            found[name].append(word)
+    return {name: " ".join(map(_spelling, values)) or "True" for name, values in found.items()}
+
+
+def _spelling(word):
+    try:
+        return repr(float(word))
+    except ValueError:
+        return word
+
+
+@dataclass
+class Run:
+    """A run's folder and its config.json; everything else is read when it is asked for."""
+    folder: Path
+    config: dict
+
+    @property
+    def algorithm(self) -> str:
+        return self.config["algorithm"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.config["args"]["seeds"]
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flags of its command that change a number."""
+        given = flags(shlex.split(self.config["command"])[1:])
+        return {name: value for name, value in given.items() if name not in IGNORED}
+
+    @property
+    def standin(self) -> bool:
+        return self.config["dataset_source"] == "standin"
+
+    @cached_property
+    def result(self) -> dict | None:
+        """result.json, which a run writes when it is finished; else None."""
+        try:
+            return json.loads((self.folder / "result.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def evaluations(self) -> dict[int, list[dict]]:
+        """{seed: rows of eval.csv}, as strings."""
+        rows = {seed: [] for seed in self.seeds}
+        if (path := self.folder / "eval.csv").exists():
+            with open(path, newline="") as file:
+                for row in csv.DictReader(file):
+                    rows[int(row["seed"])].append(row)
+        return rows
+
+    @cached_property
+    def checkpoint(self) -> dict:
+        """checkpoint.pt, its tensors left on the disk until they are used."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            raise InputError(f"{self.folder}: has no checkpoint yet; let it train (--resume {self.folder})")
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except Exception as error:  # torch, zip and pickle each raise their own kinds
+            raise InputError(f"{path}: cannot be read ({type(error).__name__}); damaged? Train it again") from None
+
+    @property
+    def progress(self) -> int:
+        """Updates done, as far as they are saved."""
+        try:
+            return self.result["step"] if self.result else self.checkpoint["step"]
+        except InputError:
+            return 0
+
+    @property
+    def speed(self) -> float | None:
+        """Updates per second."""
+        try:
+            if self.result:
+                return self.result["updates_per_second"]
+            return self.checkpoint["step"] / self.checkpoint["seconds"]
+        except (InputError, ZeroDivisionError):
+            return None
+
+
+def read_run(folder: Path) -> Run:
+    """InputError: no run folder."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        config["algorithm"], config["args"]["seeds"], config["command"], config["dataset_source"]
+        return Run(folder, config)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: not a run folder ({type(error).__name__}: {error}); name one in runs/") from None
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """All runs in a folder of run folders, oldest first; folders that are none are passed over."""
+    found = []
+    for path in sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            found.append(read_run(path.parent))
+        except InputError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+    return found
+
+
+def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
+    """The agent of one seed as its checkpoint has it: `actor` and, where it has them, `critics`; the rest is untrained.
+
+    InputError: no checkpoint, no such seed, the algorithm's file is gone or no longer has the networks it had.
+    """
+    if seed not in run.seeds:
+        raise InputError(f"{run.folder}: has no seed {seed}, only {' '.join(map(str, run.seeds))}")
+    if "obs_std" not in run.config:
+        raise InputError(f"{run.folder}: its config.json has no `obs_std`, an older version made it; train it again")
+    saved, module = run.checkpoint["agents"][run.seeds.index(seed)], _script(run)
+    classes = vars(module).values()
+    cls = next(c for c in classes if inspect.isclass(c) and hasattr(c, "update") and c.__module__ == module.__name__)
+    obs_std = torch.tensor(run.config["obs_std"])
+    rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
+    data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
+                   action_size, torch.tensor([[0, 1]]))
+    data.obs_std = obs_std.to(device)
+    try:
+        agent = cls(module.Args(**run.config["args"] | {"seeds": tuple(run.seeds), "device": device}), data, seed)
+        for name in ("actor", "critics"):
+            if hasattr(agent, name):
+                getattr(agent, name).load_state_dict(saved[name])
+                getattr(agent, name).requires_grad_(False)
+    except (TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{run.folder}: its networks do not fit {module.__file__} ({error}); use the version that "
+                         f"trained it, {run.config.get('git') or 'unknown'}") from None
+    return agent
+
+
+def _script(run):
+    started = Path(shlex.split(run.config["command"])[0])
+    path = started if started.stem == run.algorithm and started.exists() else ROOT / f"algorithms/{run.algorithm}.py"
+    if not path.exists():
+        raise InputError(f"{run.folder}: was trained by {started}, which is not here; run this where that file is")
+    return load_script(path)
+
+
+def load_script(path: Path):
+    """An algorithm's file as a module, wherever it lies."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
+    spec.loader.exec_module(module)
+    return module

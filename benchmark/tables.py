@@ -1,0 +1,117 @@
+"""The table of a grid: published beside ours, a verdict per cell, as Markdown and CSV."""
+
+import csv
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from common import InputError
+
+PAPERS = Path(__file__).parent / "papers"
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5%, 1 to 9 degrees of freedom
+SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
+          "best": "the best evaluation"}
+
+
+def verdict(scores: list[float], mean: float, std: float) -> str:
+    """pass: |ours - published| is at most max(2, published std), or the published mean is in our 95% interval (of two
+    seeds or more); near: at most twice that maximum; else miss, or missing without a score."""
+    if not scores:
+        return "missing"
+    difference, allowed, n = abs(np.mean(scores) - mean), max(2.0, std), len(scores)
+    half = T_95[min(n - 2, 8)] * np.std(scores, ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    return "pass" if difference <= max(allowed, half) else "near" if difference <= 2 * allowed else "miss"
+
+
+def published(table) -> dict[tuple[str, str], dict]:
+    """{(dataset, algorithm): row} of the papers' CSV files."""
+    rows = {}
+    for name in table.papers:
+        with open(PAPERS / name, newline="") as file:
+            rows |= {(row["dataset"], row["algorithm"]): row for row in csv.DictReader(file)}
+    return rows
+
+
+def results(grid) -> list[dict]:
+    """A row per cell, and per cell of the paper's quoted columns. A verdict needs the paper's data and setting."""
+    table, rows, paper = grid.table, [], published(grid.table)
+    for cell in grid.cells:
+        done = {seed: run.result["seeds"].get(str(seed)) for seed, run in sorted(grid.finished(cell).items())}
+        scores = [row[table.score] for row in done.values() if row]
+        quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
+        comparable = quote and not (grid.args.standin or grid.args.updates or grid.extra)
+        judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if comparable else ""
+        rows.append(_row(
+            cell.dataset, cell.column, "standin" if grid.args.standin else "d4rl", quote, judged, scores,
+            runs=" ".join(sorted({run.folder.name for run in grid.finished(cell).values()}))))
+    for dataset in dict.fromkeys(cell.dataset for cell in grid.cells):
+        quotes = {name: paper.get((dataset, name)) for name in table.quoted}
+        rows += [_row(dataset, name, "quoted", quote, "quoted") for name, quote in quotes.items() if quote]
+    return rows
+
+
+def _row(dataset, algorithm, data, quote, judged, scores=(), runs=""):
+    mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
+    return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std,
+            "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": quote.get("mean", ""),
+            "published_std": quote.get("std", ""), "verdict": judged, "source": quote.get("source", ""), "runs": runs}
+
+
+def markdown(grid, rows: list[dict]) -> str:
+    """Datasets down, algorithms across: ours, the published cell behind a slash, the verdict. Stand-ins: ours."""
+    args, alone = grid.args, grid.args.standin
+    rows = [row for row in rows if not (alone and row["data"] == "quoted")]
+    names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
+    cells = {(row["dataset"], row["algorithm"]): row for row in rows}
+    quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
+
+    def text(row):
+        ours = "-"
+        if row["mean"]:
+            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {len(grid.seeds)})"
+        theirs = f"{row['published_mean']} ± {row['published_std']}" if row["published_mean"] else "-"
+        return theirs if row["data"] == "quoted" else ours if alone else f"{ours} / {theirs} {row['verdict']}".strip()
+
+    def mean(name):
+        column = [cells[dataset, name] for dataset in datasets if (dataset, name) in cells]
+        values = [[float(row[key]) for row in column if row[key]] for key in ("mean", "published_mean")]
+        ours, theirs = (f"{np.mean(v):.1f} over {len(v)}" if v else "-" for v in values)
+        return theirs if name in quoted else ours if alone else f"{ours} / {theirs}"
+
+    lines = [["dataset", *(name + " (quoted)" * (name in quoted) for name in names)], ["---"] * (len(names) + 1)]
+    lines += [[dataset, *(text(cells[dataset, name]) if (dataset, name) in cells else "" for name in names)]
+              for dataset in datasets]
+    lines.append(["mean", *map(mean, names)])
+    notes = [f"# {grid.table.title}"]
+    if alone:
+        notes.append("**STAND-IN DATA, not D4RL's: made with this project's own policies. No score here compares with "
+                     "a published one.**")
+    if setting := [*(["--updates", str(args.updates)] if args.updates else []), *grid.extra]:
+        notes.append(f"**Not the paper's setting: {shlex.join(setting)}.**")
+    how = f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± std over seeds (how many of how many)."
+    how += "" if alone else " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
+    return "\n\n".join([*notes, "\n".join(f"| {' | '.join(line)} |" for line in lines), how]) + "\n"
+
+
+def write(grid) -> str:
+    """`out`/name.md and .csv, each whole or not at all; .standin and .short in the name of what is not the paper's."""
+    rows, args = results(grid), grid.args
+    text = markdown(grid, rows)
+    name = grid.table.name + ".standin" * args.standin + ".short" * bool(args.updates)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for suffix in (".md", ".csv"):
+            part = args.out / f"{name}{suffix}.part"
+            with open(part, "w", newline="") as file:
+                if suffix == ".md":
+                    file.write(text)
+                else:
+                    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
+            part.replace(args.out / f"{name}{suffix}")
+    except OSError as error:
+        raise InputError(f"cannot write to {args.out} ({error}); choose another folder with --out") from None
+    print(f"\n{text}\n{args.out / name}.md and .csv")
+    return text

@@ -1,0 +1,337 @@
+"""What pins the attacks: the box, closed forms of linear policies, both step conventions, batches, clean scores, errors."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tyro
+
+from algorithms import rorl
+from benchmark import attacks
+from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
+from benchmark.runs import flags, load_agent, read_run
+from common import InputError
+from tests.helpers import run_script, write_npz
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmark/attacks.py"
+VARIANTS = [("random", "", ""), ("action-diff", "zero-order", ""), ("action-diff", "mixed-order", "authors"),
+            ("action-diff", "mixed-order", "scaled"), ("min-q", "zero-order", ""), ("min-q", "mixed-order", "authors"),
+            ("min-q", "mixed-order", "scaled")]
+SIGMA = torch.tensor([0.05, 1.0, 10.0, 0.3])
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: " ".join(filter(None, v)))
+
+
+class Gaussian(torch.nn.Module):
+    """A small random tanh-Gaussian policy."""
+
+    def __init__(self, obs_size=4, action_size=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(obs_size, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2 * action_size))
+
+    def forward(self, obs):
+        mean, log_std = self.net(obs).chunk(2, -1)
+        return mean, log_std.clamp(-5, 2)
+
+    def act(self, obs):
+        return torch.tanh(self(obs)[0])
+
+
+def random_critics(members=3, obs_size=4, action_size=2):
+    torch.manual_seed(1)
+    nets = [torch.nn.Sequential(torch.nn.Linear(obs_size + action_size, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)) for _ in range(members)]
+    return lambda obs, action: torch.stack([net(torch.cat([obs, action], -1))[:, 0] for net in nets])
+
+
+def noise(rows, variant, obs_size=4, seed=0):
+    return 2 * torch.rand(rows, draws(*variant), obs_size, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+@every_variant
+def test_the_box_is_never_left(variant):
+    obs, eps = 5 * torch.randn(8, 4), torch.tensor([0.01, 0.1, 1.0, 3.0] * 2)
+    seen = perturb(obs, eps, SIGMA, noise(8, variant), *variant, Gaussian(), random_critics())
+    assert ((seen - obs).abs() <= eps[:, None] * SIGMA * (1 + 1e-6) + 2e-6).all() and not torch.equal(seen, obs)
+    assert torch.equal(perturb(obs, 0 * eps, SIGMA, noise(8, variant), *variant, Gaussian(), random_critics()), obs)
+
+
+@every_variant
+def test_a_batch_equals_one_at_a_time(variant):
+    obs, eps, draw = torch.randn(8, 4), torch.linspace(0.1, 0.8, 8), noise(8, variant)
+    actor, critics = Gaussian().double(), random_critics()
+    critics = (lambda nets: lambda o, a: nets(o.float(), a.float()))(critics)
+    together = perturb(obs.double(), eps.double(), SIGMA.double(), draw.double(), *variant, actor, critics)
+    for i in range(8):
+        alone = perturb(obs[i:i + 1].double(), eps[i:i + 1].double(), SIGMA.double(), draw[i:i + 1].double(), *variant, actor, critics)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-6, atol=1e-6)
+
+
+def test_random_is_uniform_in_the_box():
+    obs, draw = torch.zeros(20_000, 4), noise(20_000, ("random", "", ""))
+    delta = perturb(obs, torch.full((20_000,), 0.3), SIGMA, draw, "random") / SIGMA
+    assert delta.mean(0).abs().max() < 0.005
+    torch.testing.assert_close(delta.var(0), torch.full((4,), 0.3**2 / 3), rtol=0.02, atol=0)
+
+
+def values(variant, obs, delta):
+    return objective(variant[0], Gaussian(), random_critics(), obs)(delta[:, None])[:, 0]
+
+
+def test_zero_order_takes_the_best_and_min_q_never_raises_its_own_q():
+    obs, eps, variant = torch.randn(64, 4), torch.full((64,), 0.5), ("min-q", "zero-order", "")
+    draw = noise(64, variant)
+    delta = perturb(obs, eps, SIGMA, draw, *variant, Gaussian(), random_critics()) - obs
+    best, clean = values(variant, obs, delta), values(variant, obs, torch.zeros_like(obs))
+    assert (best <= clean + 1e-6).all() and (best < clean - 1e-3).any()
+    candidates = objective("min-q", Gaussian(), random_critics(), obs)(draw * 0.5 * SIGMA)
+    torch.testing.assert_close(best, torch.minimum(candidates.amin(1), clean), rtol=1e-4, atol=1e-5)
+    worse = random_critics()
+    rising = lambda o, a: worse(o, a) * 0 + (a[:, :1].T - torch.tanh(Gaussian()(o)[0])[:, :1].T).abs()  # 0 at the clean action only
+    assert torch.equal(perturb(obs, eps, SIGMA, draw, *variant, Gaussian(), rising), obs)  # delta = 0 is a candidate
+
+
+def test_action_diff_does_not_try_the_clean_state():
+    obs, variant = torch.randn(8, 4), ("action-diff", "zero-order", "")
+    draw = noise(8, variant)
+    assert draws(*variant) == ZERO_ORDER == 50
+    delta = perturb(obs, torch.full((8,), 0.5), SIGMA, draw, *variant, Gaussian()) - obs
+    expected = objective("action-diff", Gaussian(), None, obs)(draw * 0.5 * SIGMA).amin(1)
+    torch.testing.assert_close(values(variant, obs, delta), expected, rtol=1e-3, atol=1e-5)
+    assert (expected < 0).all()
+
+
+def test_scaled_mixed_order_is_at_least_as_good_as_its_best_start():
+    obs, eps = torch.randn(64, 4), torch.full((64,), 0.5)
+    for attack in ("action-diff", "min-q"):
+        variant = attack, "mixed-order", "scaled"
+        draw = noise(64, variant)
+        start = objective(attack, Gaussian(), random_critics(), obs)(draw * 0.5 * SIGMA).amin(1)
+        end = values(variant, obs, perturb(obs, eps, SIGMA, draw, *variant, Gaussian(), random_critics()) - obs)
+        assert (end <= start + 1e-4 * start.abs() + 1e-6).all() and (end < start - 1e-3).any()
+
+
+@pytest.mark.parametrize("sigma, step, expected", [(1.0, "authors", -0.1), (1.0, "scaled", -0.1), (10.0, "authors", -0.1), (10.0, "scaled", -1.0),
+                                                   (0.05, "authors", -0.05), (0.05, "scaled", -0.005)])
+@pytest.mark.parametrize("slope", [3.0, 0.02])
+def test_one_step_from_zero(sigma, step, expected, slope, monkeypatch):
+    """Of size eps / 10 in raw units (authors) or in units of sigma, whatever the gradient's size, clipped to the box."""
+    monkeypatch.setattr(attacks, "STEPS", 1)
+    box = torch.full((1, 1), 0.3 * sigma)
+    size = 0.1 * (box if step == "scaled" else torch.full((1, 1), 0.3))
+    delta = mixed_order(lambda delta: slope * delta.sum(-1), torch.zeros(1, 20, 1), box, size, keep_start=False)
+    assert delta.item() == pytest.approx(0.3 * expected, rel=1e-5)
+
+
+def linear(weight=0.01, sign=1.0):
+    """S = A = 1: mean = weight s, Q = sign a."""
+    actor = SimpleNamespace(act=lambda obs: torch.tanh(weight * obs))
+    return actor, lambda obs, action: sign * action.T
+
+
+def test_mixed_order_on_a_line():
+    """Ten steps of eps / 10 go 1 eps down: the end is -eps unless every start is above 0."""
+    actor, critics = linear()
+    one = torch.ones(1)
+    for starts, end in (((-0.3, 0.9), -0.2), ((0.4, 0.9), -0.12), ((0.1, 0.2), -0.18)):
+        draw = torch.tensor(starts)[None, :, None].repeat(1, 10, 1)
+        seen = perturb(torch.zeros(1, 1), 0.2 * one, one, draw, "min-q", "mixed-order", "authors", actor, critics)
+        assert seen.item() == pytest.approx(end, rel=1e-4)
+
+
+def test_authors_step_is_weak_where_the_box_is_wide():
+    """A linear objective, 17 equal weights, sigma 10: 36% of the worst case against 89% (2,000 draws).
+
+    By hand: the best of 20 starts has 1.87 sqrt(1 / 3 / 17) = 26%, and ten steps of a hundredth of the box's half add 10%.
+    """
+    rng = torch.Generator().manual_seed(0)
+    weight, reached = torch.randn(2000, 1, 17, generator=rng).sign(), {}
+    starts, box = 2 * torch.rand(2000, 20, 17, generator=rng) - 1, torch.full((2000, 17), 10.0)
+    for step, size in (("authors", torch.full((2000, 17), 0.1)), ("scaled", 0.1 * box)):
+        delta = mixed_order(lambda delta: (weight * delta).sum(-1), starts, box, size, keep_start=False)
+        reached[step] = -((weight[:, 0] * delta).sum(-1) / (weight[:, 0].abs() * 10).sum(-1)).mean().item()
+    assert reached["authors"] == pytest.approx(0.36, abs=0.02) and reached["scaled"] == pytest.approx(0.89, abs=0.02)
+
+
+@pytest.mark.parametrize("step", ["authors", "scaled"])
+def test_a_constant_policy_cannot_be_moved(step):
+    actor = Gaussian()
+    with torch.no_grad():
+        actor.net[2].weight.zero_()
+    f = objective("action-diff", actor, None, torch.randn(4, 4))
+    assert not f(torch.randn(4, 50, 4)).any()
+    seen = perturb(torch.zeros(4, 4), torch.ones(4), SIGMA, noise(4, ("action-diff", "mixed-order", step)), "action-diff", "mixed-order", step, actor)
+    assert torch.equal(actor.act(seen), actor.act(torch.zeros(4, 4)))
+
+
+def test_deterministic_policies_have_a_squared_difference():
+    actor = lambda obs: 2 * obs[..., :1]
+    f = objective("action-diff", actor, None, torch.zeros(1, 4))
+    torch.testing.assert_close(f(torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])), torch.tensor([[-1.0]]))
+
+
+def test_jeffreys():
+    rng = torch.Generator().manual_seed(0)
+    gaussians = [torch.randn(5, 3, generator=rng) for _ in range(4)]
+    assert torch.equal(jeffreys(*gaussians), rorl.jeffreys(*gaussians))  # what the attacker looks for is what RORL smooths
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert jeffreys(zero, zero, one, zero).item() == pytest.approx(1.0)
+    assert jeffreys(zero, zero, zero, torch.tensor([math.log(2)])).item() == pytest.approx(1.125)
+
+
+def test_min_q_is_scored_at_the_true_state():
+    obs = torch.randn(3, 4)
+    seen = []
+    critics = lambda o, a: seen.append(o) or a.sum(-1)[None]
+    objective("min-q", Gaussian(), critics, obs)(torch.randn(3, 5, 4))
+    assert torch.equal(seen[0].view(3, 5, 4), obs[:, None].expand(3, 5, 4))
+
+
+def test_zero_order_with_the_clean_state():
+    candidates = torch.tensor([[[1.0], [-1.0]]])
+    assert zero_order(lambda d: d[..., 0] ** 2, candidates, torch.ones(1, 1), clean=True).item() == 0.0
+    assert zero_order(lambda d: d[..., 0] ** 2, candidates, torch.ones(1, 1), clean=False).abs().item() == 1.0
+
+
+# Whole runs
+
+
+def train(folder, algorithm, *words, updates=4, episodes=2):
+    folder.mkdir(exist_ok=True)
+    if not (folder / "hopper.npz").exists():
+        write_npz(folder / "hopper.npz")
+    small = [] if algorithm == "td3_bc" else ["--num-critics", 3]
+    code, _, err = run_script(ROOT / f"algorithms/{algorithm}.py", "--env", folder / "hopper.npz", "--eval-env", "hopper-medium-v2", "--updates",
+                              updates, "--eval-every", updates, "--eval-episodes", episodes, "--batch-size", 8, "--runs", folder / "runs",
+                              "--eval-workers", 0, *small, *words)
+    assert code == 0, err
+    return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    return {"sac_n": train(folder, "sac_n", "--seeds", 0, 1, "--normalize"), "td3_bc": train(folder, "td3_bc")}
+
+
+@pytest.fixture
+def copies(trained, tmp_path):
+    return {name: Path(shutil.copytree(folder, tmp_path / folder.name)) for name, folder in trained.items()}
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def one_line(err):
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_an_agent_comes_back_as_it_was_trained(trained):
+    for name, folder in trained.items():
+        run = read_run(folder)
+        agent = load_agent(run, run.seeds[-1], 3)
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["agents"][-1]
+        for part in ("actor", "critics"):
+            assert all(torch.equal(value, saved[part][key]) for key, value in getattr(agent, part).state_dict().items())
+        assert not any(p.requires_grad for p in agent.actor.parameters())
+        assert agent.data.obs_std.tolist() == pytest.approx(run.config["obs_std"])
+
+
+def command(*words):
+    """The script in this process."""
+    attacks.main(tyro.cli(attacks.Args, args=list(map(str, words))))
+
+
+def test_attacks_from_the_command_line(copies, tmp_path, monkeypatch, capsys):
+    """Every attack on a Gaussian and a deterministic agent; the clean score is the run's own; nothing is computed twice."""
+    words = [*copies.values(), "--eps", 0, 0.5, "--step", "scaled", "authors", "--episodes", 2, "--out", tmp_path / "out"]
+    code, out, err = run_script(SCRIPT, *words)
+    assert code == 0 and err == "", err
+    rows = rows_of(tmp_path / "out/attacks.csv")
+    assert len(rows) == (2 + 1) * (1 + 7)  # seeds x (clean + variants x radii)
+    for name, folder in copies.items():
+        last = [row for row in rows_of(folder / "eval.csv") if row["step"] == "4"]
+        clean = [row for row in rows if row["run"] == folder.name and row["attack"] == "clean"]
+        assert [(row["seed"], row["returns"]) for row in clean] == [(row["seed"], row["returns"]) for row in last]
+    hit = [row for row in rows if row["attack"] == "min-q" and row["eps"] == "0.5"]
+    assert any(row["returns"] != clean[0]["returns"] for row in hit)
+    assert (tmp_path / "out/attacks.png").read_bytes().startswith(b"\x89PNG") and "worst" in out
+    before = {folder: (folder / "attacks.csv").read_bytes() for folder in copies.values()}
+    (tmp_path / "out/attacks.png").unlink()
+    monkeypatch.setattr(attacks, "attacked_returns", None)  # would be called if anything were computed again
+    command(*words)
+    assert capsys.readouterr().out == out and (tmp_path / "out/attacks.png").exists() and before == {folder: (folder / "attacks.csv").read_bytes() for folder in before}
+
+
+def test_a_radius_does_not_depend_on_its_neighbours(copies, tmp_path):
+    for out, eps in (("one", [0.3]), ("two", [0.1, 0.3])):
+        command(copies["td3_bc"], "--attack", "random", "--eps", *eps, "--episodes", 2, "--out", tmp_path / out)
+        (copies["td3_bc"] / "attacks.csv").unlink()
+    one, two = (next(row for row in rows_of(tmp_path / out / "attacks.csv") if row["eps"] == "0.3") for out in ("one", "two"))
+    assert one == two
+
+
+def test_critics_of_another_run(copies, tmp_path):
+    flags = ["--attack", "min-q", "--optimizer", "zero-order", "--eps", 0.5, "--episodes", 1]
+    for name in ("own", "common"):
+        critic = ["--critic", copies["sac_n"]] if name == "common" else []
+        command(copies["td3_bc"], *flags, *critic, "--out", tmp_path / name)
+    own, common = (rows_of(tmp_path / name / "attacks.csv")[0] for name in ("own", "common"))
+    assert own["critic"] == "own" and common["critic"] == copies["sac_n"].name and own["returns"] != common["returns"]
+
+
+def without_critics(folder):
+    """An agent of a file of the user's own, without critics."""
+    source = (ROOT / "algorithms/td3_bc.py").read_text().replace("self.critics", "self.scorers")
+    script = folder.parent / "imitation.py"
+    script.write_text(source)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"algorithm": "imitation", "command": f"{script} --env x"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_bad_runs(copies, tmp_path):
+    free = without_critics(Path(shutil.copytree(copies["td3_bc"], tmp_path / "free")))
+    bare, torn, other, old = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in ("bare", "torn", "other", "old"))
+    (bare / "checkpoint.pt").unlink()
+    (torn / "checkpoint.pt").write_bytes((torn / "checkpoint.pt").read_bytes()[:1000])
+    for folder, change in ((other, {"obs_std": [1.0] * 17, "task": "halfcheetah-medium-v2"}), (old, {"task": "pen-human-v1"})):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | change))
+    out = ["--out", tmp_path / "out"]
+    for words, match in (([bare], "bare: has no checkpoint yet"), ([torn], "checkpoint.pt: cannot be read .* damaged"),
+                         ([tmp_path], "not a run folder"), ([tmp_path / "nothing"], "not a run folder"),
+                         ([free], "free: has no critics for min-q; name a run that has some with --critic"),
+                         ([copies["td3_bc"], "--critic", other], "--critic .*other: is of halfcheetah-medium-v2, another robot than hopper-medium-v2"),
+                         ([copies["td3_bc"], "--eps", -0.1], "--eps -0.1: a radius is a number >= 0"),
+                         ([copies["td3_bc"], "--eps", "nan"], "--eps nan: a radius"), ([copies["td3_bc"], "--episodes", 0], "--episodes"),
+                         ([copies["td3_bc"], "--device", "cuda"], "--device cuda"), ([old], "pen-human-v1: no simulator for it here yet")):
+        with pytest.raises(InputError, match=match):
+            command(*words, *out)
+    code, _, err = run_script(SCRIPT, bare, *out)
+    assert code == 2 and "bare: has no checkpoint yet" in one_line(err)
+    command(free, "--attack", "random", "action-diff", "--optimizer", "zero-order", "--eps", 0.1, "--episodes", 1, *out)  # these need no critics
+    assert not (copies["td3_bc"] / "attacks.csv").exists()
+
+
+def test_out_must_be_writable(copies, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*choose another folder with --out"):
+        command(copies["td3_bc"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "file/out")
+
+
+def test_flags():
+    assert flags(["--env", "x-v2", "--eps-q=0.10", "--no-clip", "--track", "--seeds", "0", "1"]) == {
+        "env": "x-v2", "eps-q": "0.1", "clip": "False", "track": "True", "seeds": "0.0 1.0"}
+    assert flags(["--updates", "1_000"]) == flags(["--updates=1000"])
+
+

@@ -1,0 +1,272 @@
+"""Tables: which runs belong to a cell, what is started, resumed and left alone, verdicts, and what the table says."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, tables
+from benchmark.grid import GYM, Column, Table, make
+from benchmark.runs import find_runs, load_script
+from benchmark.tables import markdown, published, results, verdict
+from common import InputError
+from tests.helpers import run_script
+
+ROOT = Path(__file__).parent.parent
+TABLE = Table(name="two", title="Two small ones", papers=("rorl_table1.csv",), quoted=("bc",), datasets=("hopper-medium-v2", "walker2d-medium-v2"),
+              columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
+SCRIPT = f'''
+from benchmark.grid import Column, Table, main
+TABLE = {TABLE!r}
+if __name__ == "__main__":
+    main(TABLE)
+'''
+TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1]
+
+
+def write_run(folder, algorithm, words, seeds=(0,), kind="d4rl", scores=(50.0,), args=None, speed=2.0):
+    """The files of a run, as a run leaves them; `scores`: None is unfinished."""
+    folder.mkdir(parents=True)
+    config = {"algorithm": algorithm, "dataset_source": kind, "command": f"algorithms/{algorithm}.py {words} --seeds {' '.join(map(str, seeds))}",
+              "args": {"seeds": list(seeds), "device": "cpu", "env": words.replace("=", " ").split("--env ")[1].split()[0], "updates": 100} | (args or {})}
+    (folder / "config.json").write_text(json.dumps(config))
+    if scores:
+        rows = {seed: {"last": score, "mean_of_last_10": score + 1, "best": score + 2} for seed, score in zip(seeds, scores)}
+        (folder / "result.json").write_text(json.dumps({"step": 100, "seeds": rows, "updates_per_second": speed}))
+
+
+def test_verdicts():
+    assert verdict([], 50.0, 1.0) == "missing"
+    assert verdict([51.9], 50.0, 0.1) == "pass" and verdict([53.9], 50.0, 0.1) == "near" and verdict([54.1], 50.0, 0.1) == "miss"
+    assert verdict([59.0], 50.0, 10.0) == "pass" and verdict([69.9], 50.0, 10.0) == "near"  # the published std, where it is above 2
+    assert verdict([40.0, 70.0], 50.0, 0.1) == "pass"  # two seeds 30 apart say little: 55 +- 12.7 * 15
+    assert verdict([57.0, 57.1, 56.9, 57.0], 50.0, 0.1) == "miss"
+    half = 3.182 * 2 / 3**0.5 / 2  # four seeds: std 2 / sqrt(3) with ddof 1, t 3.182
+    assert verdict([53.0, 55.0, 53.0, 55.0], 54.0 - half + 0.01, 0.0) == "pass"
+    assert verdict([53.0, 55.0, 53.0, 55.0], 54.0 - 2.1, 0.0) == "near"
+
+
+def test_a_run_belongs_to_the_cell_with_its_flags_whoever_started_it(tmp_path):
+    write_run(tmp_path / "a", "sac_n", "--env hopper-medium-v2 --config sac-10 --device cpu --eval-workers 0")  # change no number
+    write_run(tmp_path / "b", "sac_n", "--env=hopper-medium-v2 --config=sac-10", seeds=(1,))
+    write_run(tmp_path / "c", "sac_n", "--env hopper-medium-v2 --config sac-10 --batch-size 64")
+    write_run(tmp_path / "d", "sac_n", "--env hopper-medium-v2")
+    write_run(tmp_path / "e", "sac_n", "--env hopper-medium-v2 --config sac-10", kind="standin")
+    write_run(tmp_path / "f", "rorl", "--env hopper-medium-v2 --config sac-10")
+    write_run(tmp_path / "g", "sac_n", "--env hopper-medium-v2 --config sac-10", seeds=(2,), scores=None)
+    (tmp_path / "nothing").mkdir()
+    cells = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2"])
+    (cell,) = cells.cells
+    assert {seed: run.folder.name for seed, run in cells.finished(cell).items()} == {0: "a", 1: "b"} and cells.jobs() == []
+    standins = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--standin", "--datasets", "hopper-medium-v2"])
+    assert [run.folder.name for run in standins.found[cell]] == ["e"]  # and never the other way round
+    more = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2", "--seeds", "0", "1", "2", "3", "4"])
+    resumed, new = more.jobs()
+    assert resumed.resume.folder.name == "g" and resumed.seeds == (2,) and new.seeds == (3, 4) and not new.resume
+    assert more.command(resumed)[1:] == [os.path.relpath(ROOT / "algorithms/sac_n.py"), "--resume", str(tmp_path / "g")]
+    assert more.command(new)[2:] == ["--env", "hopper-medium-v2", "--config", "sac-10", "--no-standin", "--seeds", "3", "4", "--runs", str(tmp_path)]
+
+
+def test_seeds_share_a_process_but_for_parallel_cpu_jobs(tmp_path):
+    words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
+    assert [job.seeds for job in make(TABLE, words).jobs()] == [(0, 1)]
+    assert [job.seeds for job in make(TABLE, [*words, "--jobs", "2"]).jobs()] == [(0,), (1,)]
+    assert [job.seeds for job in make(TABLE, [*words, "--jobs", "2", "--gpus", "0", "1"]).jobs()] == [(0, 1)]
+
+
+def test_updates_of_the_command_line_replace_the_columns(tmp_path):
+    table = Table(name="x", title="x", columns={"a": Column("td3_bc", "--updates 7 --alpha 2")}, datasets=("hopper-medium-v2",), seeds=(0,))
+    words = ["--runs", str(tmp_path)]
+    assert make(table, words).cells[0].words == ("--updates", "7", "--alpha", "2")
+    assert make(table, [*words, "--updates", "9", "--", "--tau", "0.1"]).cells[0].words == ("--alpha", "2", "--updates", "9", "--tau", "0.1")
+
+
+def test_table_text(tmp_path):
+    for seed, score in enumerate((103.0, 107.0)):
+        write_run(tmp_path / f"r{seed}", "td3_bc", "--env hopper-medium-v2", seeds=(seed,), scores=(score,))
+    write_run(tmp_path / "s", "sac_n", "--env hopper-medium-v2 --config sac-10", scores=(30.0,))
+    table = make(TABLE, ["--runs", str(tmp_path)])
+    rows = results(table)
+    text = markdown(table, rows)
+    assert "| dataset | td3_bc | sac_10 | bc (quoted) |" in text
+    assert "| hopper-medium-v2 | 105.0 ± 2.0 (2 of 2) / 104.8 ± 0.1 pass | 30.0 ± 0.0 (1 of 2) / 0.8 ± 0.2 miss | 54.1 ± 3.8 |" in text
+    assert "| walker2d-medium-v2 | - / 102.4 ± 1.4 missing | - / 46.7 ± 45.3 missing | 70.9 ± 11.0 |" in text
+    assert "| mean | 105.0 over 1 / 103.6 over 2 |" in text and "the last evaluation" in text
+    (row,) = [row for row in rows if row["dataset"] == "hopper-medium-v2" and row["algorithm"] == "td3_bc"]
+    assert row["scores"] == "103.00 107.00" and row["runs"] == "r0 r1" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
+    best = Table(**{**vars(TABLE), "score": "best"})
+    assert results(make(best, ["--runs", str(tmp_path)]))[0]["mean"] == "107.00"
+
+
+def test_tables_that_compare_with_nothing(tmp_path):
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2", seeds=(0, 1), kind="standin", scores=(103.0, 107.0))
+    table = make(TABLE, ["--runs", str(tmp_path), "--standin"])
+    text = markdown(table, results(table))
+    assert "STAND-IN DATA" in text and "105.0 ± 2.0 (2 of 2) |" in text and "104.8" not in text and "54.1" not in text and "pass" not in text
+    assert all(row["verdict"] in ("", "quoted") for row in results(table))
+    write_run(tmp_path / "q", "td3_bc", "--env hopper-medium-v2 --updates 10", seeds=(0, 1), scores=(103.0, 107.0))
+    table = make(TABLE, ["--runs", str(tmp_path), "--updates", "10"])
+    assert "Not the paper's setting: --updates 10" in markdown(table, results(table)) and not any(r["verdict"] == "pass" for r in results(table))
+
+
+def test_plan_and_its_estimate(tmp_path, capsys):
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-expert-v2 --updates 100", seeds=(0,), speed=50.0)
+    write_run(tmp_path / "s", "sac_n", "--env hopper-expert-v2 --batch-size 4", seeds=(0,), speed=50.0)  # other flags: says nothing
+    make(TABLE, ["--runs", str(tmp_path), "--dry-run"]).plan()
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"td3_bc.py --env hopper-medium-v2 --no-standin --seeds 0 1 .*# about 11.1 h", lines[0])  # 1,000,000 x 2 seeds at 50 a second
+    assert "walker2d" in lines[2] and "unknown" in lines[1] and "unknown" in lines[2]
+    assert "4 cells, 0 of 8 seeds finished; 4 runs to start or resume, about 11.1 h with --jobs 1, and 3 of unknown length" in lines[-1]
+
+
+@pytest.mark.parametrize("words, match", [
+    (["--datasets", "hoper"], "--datasets hoper: not in two; choose from hopper-medium-v2"), (["--columns", "cql"], "--columns cql: not in two"),
+    (["--jobs", "0"], "at least 1"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
+def test_bad_flags(words, match, tmp_path):
+    with pytest.raises(InputError, match=match):
+        make(TABLE, ["--runs", str(tmp_path), *words])
+
+
+@pytest.mark.parametrize("module, columns, rows", [(rorl_table1, 5, 15), (edac_table1, 3, 18), (pbrl_table1, 1, 15)])
+def test_the_papers_tables(module, columns, rows, tmp_path):
+    """Every cell has a published number, and flags that its algorithm's file accepts for its dataset."""
+    table = make(module.TABLE, ["--runs", str(tmp_path)])
+    assert len(module.TABLE.columns) == columns and len(module.TABLE.datasets) == rows and len(GYM) == 15
+    paper = published(module.TABLE)
+    for cell in table.cells:
+        assert (cell.dataset, module.TABLE.columns[cell.column].published or cell.column) in paper, cell
+        module_of = load_script(ROOT / f"algorithms/{cell.algorithm}.py")
+        config = dict(zip(cell.words, cell.words[1:])).get("--config", "paper").upper().replace("-", "_")
+        assert cell.dataset in vars(module_of)[config], cell
+        assert table.updates(cell) == (1_000_000 if cell.algorithm == "pbrl" else 3_000_000)
+    for name in module.TABLE.quoted:
+        assert all((dataset, name) in paper for dataset in module.TABLE.datasets)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_attack_models(small, tmp_path):
+    table = make(rorl_attacks.table(True, small), ["--runs", str(tmp_path)], rorl_attacks.Args)
+    assert len(table.table.columns) == 6 + small and len(table.cells) == (7 if small else 18)
+    for cell in table.cells:
+        assert table.updates(cell) == (30_000 if small else 3_000_000)
+
+
+# Whole grids, on stand-ins of 2,000 rows
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "two.py").write_text(SCRIPT)
+    return tmp_path / "two.py"
+
+
+def words_of(tmp_path, *words):
+    return ["--standin", "--datasets", "hopper-medium-v2", "--runs", tmp_path / "runs", "--out", tmp_path / "out", *words]
+
+
+def start(script, *words):
+    return subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(pattern, folder, seconds=120):
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        if found := list(folder.glob(pattern)):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} in {folder}")
+
+
+def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
+    words = words_of(tmp_path, "--updates", 4, "--jobs", 2, *TINY)
+    code, out, err = run_script(script, *words)
+    assert code == 0 and err == "", err
+    assert len(list((tmp_path / "runs").glob("*.standin-*"))) == 4 and "STAND-IN DATA" in out
+    with open(tmp_path / "out/two.standin.short.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["algorithm"], row["seeds"]) for row in rows if row["data"] == "standin"] == [("td3_bc", "2"), ("sac_10", "2")]
+    for row in rows:
+        if row["data"] == "standin":  # the table's numbers are the runs' own
+            last = [run.result["seeds"][str(seed)]["last"] for run in find_runs(tmp_path / "runs") if run.folder.name in row["runs"].split()
+                    for seed in run.seeds]
+            assert sorted(f"{score:.2f}" for score in last) == sorted(row["scores"].split())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if ".grid" not in str(path)}
+    code, again, err = run_script(script, *words)
+    assert code == 0 and "started" not in again and again.strip() == out[out.index("# Two"):].strip()
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--save-seconds", 1000)
+    process = start(script, *words)
+    wait_for("*/log.csv", tmp_path / "runs")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
+    (run,) = find_runs(tmp_path / "runs")
+    assert 1000 <= run.progress < 3000 and not run.result
+    code, out, err = run_script(script, *words)
+    assert code == 0 and "resumed td3_bc hopper-medium-v2 seeds 0" in out, err
+    (run,) = find_runs(tmp_path / "runs")
+    assert run.result["step"] == 3000 and len((run.folder / "log.csv").read_text().splitlines()) == 4
+
+
+def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_path):
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 20_000, *TINY)
+    process = start(script, *words)
+    wait_for("*/log.csv", tmp_path / "runs")
+    process.kill()
+    process.communicate()
+    code, _, err = run_script(script, *words)
+    assert code == 1 and "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere" in err
+    (run,) = find_runs(tmp_path / "runs")
+    subprocess.run(["pkill", "-KILL", "-f", f"td3_bc.py .*{tmp_path}"], check=True)  # now the run dies too
+    time.sleep(0.5)
+    done = run.progress
+    assert not run.result and done < 20_000
+    process = start(script, *words)
+    wait_for(".grid/*.log", tmp_path / "runs")
+    deadline = time.time() + 60
+    while "resumed" not in (log := next((tmp_path / "runs/.grid").glob("*.log")).read_text()) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130 and ("resumed at update" in log) and len(find_runs(tmp_path / "runs")) == 1
+    process.communicate()
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
+    script.write_text(SCRIPT.replace("--config sac-10", "--config sac-99"))
+    code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *TINY))
+    assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0; the end of" in out
+    assert "error: --config sac-99 is unknown" in out and err.count("\n") == 3 and "1 runs are missing" in err
+    assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.short.md").read_text()
+
+
+def test_data_that_cannot_be_had(script, tmp_path):
+    """One process finds out; the dataset's other runs are not tried. A stand-in never takes its place."""
+    code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert code == 1 and out.count("started") == 1 and err.count("hopper-medium-v2: not at hand") == 2
+    assert not list((tmp_path / "runs").glob("*-*"))
+
+
+def test_real_data_are_not_used_for_a_standin_table(tmp_path):
+    from common.data import cache_file
+    cache_file("").mkdir(parents=True)
+    cache_file("hopper-medium-v2.npz").write_text("D4RL's")
+    table = make(TABLE, list(map(str, words_of(tmp_path, "--columns", "td3_bc"))))
+    table.run()
+    assert "D4RL's own hopper-medium-v2 is in the cache; leave --standin out" in table.failed[0]
+
+
+def test_out_must_be_writable(tmp_path):
+    (tmp_path / "file").write_text("")
+    table = make(TABLE, ["--runs", str(tmp_path), "--out", str(tmp_path / "file/out")])
+    with pytest.raises(InputError, match="cannot write to .*choose another folder with --out"):
+        tables.write(table)
