@@ -169,7 +169,7 @@ class PBRL:
         self.step = 0
         self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (9)
         self.relaxation = torch.ones((), device=data.device)
-        self.past_q = torch.full((20,), math.nan, device=data.device)  # q_ood at past epochs' first updates
+        self.past_q = torch.zeros(20, device=data.device)  # q_ood at the first updates of the last 20 epochs
 
     @torch.no_grad()
     def critic_target(self, batch: Batch) -> Tensor:

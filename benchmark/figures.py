@@ -43,5 +43,5 @@ def attack_figure(rows: list[dict], path: Path) -> None:
         axes[i, 0].set_ylabel(f"{task}\nscore{' (stand-in data)' * standin}", fontsize=8)
     figure.supxlabel("eps, in standard deviations of the data's observations", fontsize=9)
     handles = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(7, len(handles)), fontsize=8)
     save(figure, path)

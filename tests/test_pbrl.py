@@ -104,7 +104,7 @@ def epochs(agent, values, start=50_000):
 def test_beta_relaxes_where_values_fall():
     """At an epoch's first update: the mean of the last 5 epochs' q below that of the 15 before, this epoch's left out."""
     betas = epochs(make_agent(adaptive=True), [100.0] * 20 + [90.0, 100.0, 200.0, 200.0])
-    assert betas[:21] == [1.0] * 21  # 20 epochs are needed, and equal means do not count; epoch 21's own 90 comes later
+    assert betas[:21] == [1.0] * 21  # equal means do not count; epoch 21's own 90 comes later
     assert betas[21] == pytest.approx(1 / 1.01)  # last five: 100 100 100 100 90
     assert betas[22] == pytest.approx(1 / 1.01**2)  # 100 100 100 90 100
     assert betas[23] == pytest.approx(1 / 1.01**2)  # 100 100 90 100 200
