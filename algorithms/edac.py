@@ -21,7 +21,8 @@ Paper / authors' code / here:
 - (6): both orders of a pair count: N if all gradients agree, 0 if they are orthogonal. The code multiplies
   all N x N pairs; here |sum_k u_k|^2 - sum_k |u_k|^2, their sum. 1e-10 is added to the norm, as there.
 - The code differentiates dQ/da a second time. For ReLU networks g_k is a product of weights and 0/1 masks, so
-  here it is one more forward pass, and ordinary backward gives the same gradients, on a CPU 1.3 times as fast.
+  here it is one more forward pass, and ordinary backward gives the same gradients; on a CPU, updates are 1.3
+  times as fast.
 - (7): eta is relative to the SUM over critics in (2). All else is as sac_n.py says.
 - `--config edac-10` is the baseline of RORL's Table 1, not this paper's EDAC: 10 critics on standardised
   observations, and (6) over a random n = min(N, A) of them divided by n - 1, on average n / N of (6).

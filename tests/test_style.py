@@ -152,7 +152,7 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        assert int(told[2]) == len(added)
+        assert int(told[2]) == len(added) <= {"edac": 40}.get(path.stem, 120)
 
 
 def imports(path):
