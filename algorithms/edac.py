@@ -29,10 +29,10 @@ Paper / authors' code / here:
 - Where sources differ, `--config alternative` has the other value. Adroit: the README gives pen's settings;
   door, hammer and relocate take them over, unverified.
 
-Logged: similarity (6), N while the critics agree; healthy falls towards 0 within thousands of updates;
-critic_loss (7) / N; the rest as in sac_n.py.
+Logged: similarity (6), the number of critics in it while they agree; healthy falls; critic_loss (7) / N; the
+rest as in sac_n.py.
 
-Read before: sac_n.py (36 lines of code differ).
+Read before: sac_n.py (37 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2
 """
 
@@ -70,7 +70,8 @@ def _table(**levels):
 
 
 ROBOTS = "halfcheetah", "hopper", "walker2d"
-# eta; first row: CORL, OfflineRL-Kit and OfflineRL-Lib agree; second: OfflineRL-Lib's default, or one source
+# eta. First row: CORL, OfflineRL-Kit and OfflineRL-Lib agree. Second: OfflineRL-Lib's default, or one source
+# (walker2d-expert: that source has N = 50 with it)
 PAPER = _table(medium=(1.0, 1.0, 1.0), medium_replay=(1.0, 1.0, 1.0), medium_expert=(5.0, 1.0, 5.0),
                full_replay=(1.0, 1.0, 1.0), random=(0.0, 1.0, 1.0), expert=(1.0, 1.0, 5.0))
 _PEN = dict(num_critics=20, updates=200_000, actor_lr=3e-5, reward="standardize", eta=10.0)  # authors' README

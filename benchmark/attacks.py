@@ -28,6 +28,7 @@ Run: python benchmark/attacks.py runs/rorl-hopper-medium-v2-20261121-091549-151
 """
 
 import csv
+import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,10 @@ def jeffreys(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: T
 def objective(attack: str, actor, critics, obs: Tensor):
     """f of an attack as a function of delta (R, n, S) -> (R, n), at observations (R, S); the attacker minimises it."""
     if attack == "action-diff":
-        clean = _policy(actor(obs))
-        clean = [x[:, None] for x in clean]
+        clean = [x[:, None] for x in policy(actor, obs)]
         if len(clean) == 2:
-            return lambda delta: -jeffreys(*clean, *_policy(actor(obs[:, None] + delta)))  # (3)
-        return lambda delta: -((clean[0] - _policy(actor(obs[:, None] + delta))[0]) ** 2).sum(-1)
+            return lambda delta: -jeffreys(*clean, *policy(actor, obs[:, None] + delta))  # (3)
+        return lambda delta: -((clean[0] - actor.act(obs[:, None] + delta)) ** 2).sum(-1)
 
     def mean_q(delta):
         action = actor.act(obs[:, None] + delta)
@@ -87,8 +87,13 @@ def objective(attack: str, actor, critics, obs: Tensor):
     return mean_q
 
 
-def _policy(output):
-    return output if isinstance(output, tuple) else (output,)
+def policy(actor, obs: Tensor) -> tuple[Tensor, ...]:
+    """Mean and log std before tanh, where the actor's forward gives these two; else its deterministic action alone."""
+    try:
+        output = actor(obs)
+    except NotImplementedError:  # a module with act() only
+        output = None
+    return output if isinstance(output, tuple) and len(output) == 2 else (actor.act(obs),)
 
 
 @torch.no_grad()
@@ -144,19 +149,19 @@ def attacked_returns(agent, critics, task: str, physics: str, sigma: Tensor, eps
     """
     envs = [[make_env(task, physics) for _ in range(episodes)] for _ in eps]
     obs = np.array([[env.reset(seed=seed + 100 + i)[0] for i, env in enumerate(row)] for row in envs], np.float32)
-    radii = torch.tensor(eps, device=device)[:, None].expand(-1, episodes)  # (G, E)
+    radii = torch.tensor(eps)[:, None].expand(-1, episodes)  # (G, E)
     returns, lengths, running = np.zeros(radii.shape), np.zeros(radii.shape), np.ones(radii.shape, bool)
-    rng, actor = torch.Generator(device).manual_seed(noise_seed), deepcopy(agent.actor).cpu()
+    rng, actor = torch.Generator().manual_seed(noise_seed), deepcopy(agent.actor).cpu()
     threads = torch.get_num_threads()
     shape = episodes, draws(*variant), obs.shape[-1]
     with tqdm(total=1000, desc=show, unit="step", leave=False, disable=None) as bar:
         while running.any():
-            noise = 2 * torch.rand(shape, generator=rng, device=device) - 1  # (E, n, S), the same at every radius
-            seen, rows = torch.from_numpy(obs).clone(), torch.from_numpy(running) & (radii > 0).cpu()
+            noise = 2 * torch.rand(shape, generator=rng) - 1  # (E, n, S), the same at every radius and on every device
+            seen, rows = torch.from_numpy(obs).clone(), torch.from_numpy(running) & (radii > 0)
             if rows.any():
-                there, draw = rows.to(device), noise.expand(len(eps), -1, -1, -1)
-                seen[rows] = perturb(seen[rows].to(device), radii[there], sigma, draw[there], *variant, agent.actor,
-                                     critics).cpu()
+                draw = noise.expand(len(eps), -1, -1, -1)[rows]
+                there = (x.to(device) for x in (seen[rows], radii[rows], sigma, draw))
+                seen[rows] = perturb(*there, *variant, agent.actor, critics).cpu()
             torch.set_num_threads(1)
             actions = [actor.act(row).numpy() for row in seen]
             torch.set_num_threads(threads)
@@ -182,20 +187,20 @@ def variants(args: Args) -> list[tuple[str, str, str]]:
 class Target:
     """A run's agents and what attacks them, checked before anything is computed. InputError: what is in the way."""
 
-    def __init__(self, run: Run, critic: Run | None, args: Args):
-        self.run, self.task, self.physics = run, run.config["task"], run.config["physics"]
+    def __init__(self, run: Run, seeds: list[int], critic: Run | None, args: Args):
+        self.run, self.seeds, self.task, self.physics = run, seeds, run.config["task"], run.config["physics"]
         if not self.task:
             raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
         self.env = make_env(self.task, self.physics)
+        if critic and robot(critic.config["task"]) != robot(self.task):
+            raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
         if run.checkpoint["step"] < run.config["args"]["updates"]:
             print(f"{run.folder}: unfinished, attacked at update {run.checkpoint['step']:,}")
-        self.agents = [self._load(run, seed, args) for seed in run.seeds]
-        self.critic = critic.folder.name if critic else "own"
-        if critic and critic.config.get("obs_std") and len(critic.config["obs_std"]) != len(run.config["obs_std"]):
-            raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
+        self.agents = [self._load(run, seed, args) for seed in seeds]
+        self.critic = f"{critic.folder.name}@{critic.checkpoint['step']}" if critic else "own"
         owners = self.agents
         if critic:
-            owners = [self._load(critic, seed if seed in critic.seeds else critic.seeds[0], args) for seed in run.seeds]
+            owners = [self._load(critic, seed if seed in critic.seeds else critic.seeds[0], args) for seed in seeds]
         self.critics = [getattr(owner, "critics", None) for owner in owners]
         if "min-q" in args.attack and None in self.critics:
             raise InputError(f"{(critic or run).folder}: has no critics for min-q; name a run that has some with "
@@ -205,6 +210,11 @@ class Target:
         return load_agent(run, seed, self.env.action_space.shape[0], args.device)
 
 
+def robot(task: str | None) -> str:
+    """Of a D4RL name; a Minari dataset's id and version."""
+    return (task or "").split("-")[0]
+
+
 FACTS = "update seed attack optimizer step critic episodes attacker eps".split()  # one row of attacks.csv each
 
 
@@ -212,10 +222,10 @@ def attack_run(target: Target, args: Args) -> list[dict]:
     """Rows of a run's attacks.csv for every seed, variant and radius; those that are there are not computed again."""
     path, run, rows = target.run.folder / "attacks.csv", target.run, []
     known = {}
-    if path.exists():
+    if path.is_file():
         with open(path, newline="") as file:
             known = {tuple(row[name] for name in FACTS): row for row in csv.DictReader(file) if row.get("returns")}
-    for seed, agent, critics in zip(run.seeds, target.agents, target.critics):
+    for seed, agent, critics in zip(target.seeds, target.agents, target.critics):
         for variant in [("clean", "", "")] * (0.0 in args.eps) + variants(args):
             critic = target.critic if variant[0] == "min-q" else ""
             facts = run.checkpoint["step"], seed, *variant, critic, args.episodes, args.seed
@@ -226,7 +236,10 @@ def attack_run(target: Target, args: Args) -> list[dict]:
                     seed, args.seed, args.device, show=f"{run.folder.name} {' '.join(variant)}")
                 for eps, returns, lengths in zip(missing, *results):
                     known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target.task, returns, lengths)
-                write_rows(path, [known[keys[eps]] for eps in missing], append=True)
+                try:
+                    write_rows(path, [known[keys[eps]] for eps in missing], append=True)
+                except InputError as error:
+                    print(f"warning: {error}; these rows go to --out only", file=sys.stderr)
             rows += [known[key] for key in keys.values()]
     return rows
 
@@ -258,15 +271,21 @@ def label(run: Run) -> str:
     return " ".join([run.algorithm, *other])
 
 
-def attack_all(agents: dict[str, list[Run]], args: Args, name: str) -> list[dict]:
-    """Attack every run of every agent {label: runs}; print tables, write `name`.csv and `name`.png to args.out."""
+def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name: str, critics={}) -> list[dict]:
+    """Attack agents {label: [(run, seeds)]}; print tables, write `name`.csv and `name`.png to args.out.
+
+    `critics`: {task: run} whose critics attack all agents in min-q, in place of --critic.
+    """
+    if not args.eps or not variants(args) and 0.0 not in args.eps:
+        raise InputError("nothing to do: --eps, --attack, --optimizer and --step need a value each")
     if bad := [eps for eps in args.eps if not 0 <= eps < np.inf]:
         raise InputError(f"--eps {bad[0]}: a radius is a number >= 0")
     if args.episodes < 1 or args.seed < 0:
         raise InputError("--episodes must be at least 1 and --seed at least 0")
     args.device = usable_device(args.device)
     critic = read_run(args.critic) if args.critic else None
-    targets = {agent: [Target(run, critic, args) for run in runs] for agent, runs in agents.items()}
+    targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args) for run, seeds in runs]
+               for agent, runs in agents.items()}
     rows = []
     for agent, group in targets.items():
         for target in group:
@@ -291,16 +310,22 @@ def write_rows(path: Path, rows: list[dict], append: bool = False) -> None:
                 writer.writeheader()
             writer.writerows(rows)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder with --out") from None
+        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder") from None
 
 
 def main(args: Args):
     runs = [read_run(folder) for folder in args.runs]
     if not runs:
         raise InputError("name one or more run folders, for example runs/*")
-    agents = {}
+    alike = {}  # runs that differ in nothing but their seeds are one agent
     for run in runs:
-        agents.setdefault(label(run), []).append(run)
+        facts = run.algorithm, str(run.script), run.settings, run.config["data"].get("sha256"), run.progress
+        alike.setdefault(repr(facts), []).append(run)
+    agents, names = {}, [label(group[0]) for group in alike.values()]
+    for name, group in zip(names, alike.values()):
+        name = f"{name} {group[0].folder.name}" if names.count(name) > 1 else name
+        owner = {seed: run for run in group for seed in run.seeds}  # the last one named, of runs with the same seed
+        agents[name] = [(run, [seed for seed in run.seeds if owner[seed] is run]) for run in group]
     attack_all(agents, args, "attacks")
 
 

@@ -1,28 +1,32 @@
 """The runs behind a published table: which there are, and starting or resuming those that are missing.
 
-A table script declares a Table (what the paper did) and calls main(TABLE). A run belongs to a cell if its command had
-the cell's flags, whoever started it; a finished run has a result.json. Runs are processes of `algorithms/`, with the
-command line a person types. Ctrl-C lets them save and stop; the same command again goes on where they stopped.
+A table script declares a Table (what the paper did) and calls main(TABLE). A run belongs to a cell if it was trained by
+the cell's file with the values that the cell's flags give today, whoever started it; a finished run has a result.json.
+Runs are processes of `algorithms/`, with the command line a person types. Ctrl-C lets them save and stop; the same
+command again goes on where they stopped.
 """
 
+import contextlib
 import fcntl
 import hashlib
+import io
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
 
 from benchmark import tables
-from benchmark.runs import IGNORED, ROOT, Run, find_runs, flags, load_script
-from common import InputError
+from benchmark.runs import Run, find_runs, flags, load_script, script_of, settings
+from common import InputError, lock
 from common.data import D4RL, cache_file
-from common.run import friendly
+from common.run import friendly, parse
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")
             for level in ("random", "medium", "medium-expert", "medium-replay", "expert"))
@@ -70,13 +74,22 @@ class Cell:
     algorithm: str
     dataset: str
     words: tuple[str, ...]  # flags beyond --env and --seeds
-
-    @property
-    def flags(self) -> dict[str, str]:
-        return {name: v for name, v in flags(["--env", self.dataset, *self.words]).items() if name not in IGNORED}
+    settings: str  # the arguments that they give (benchmark/runs.py), as JSON
 
     def owns(self, run: Run) -> bool:
-        return run.algorithm == self.algorithm and run.flags == self.flags
+        mine, its = json.loads(self.settings), run.settings  # a flag that is younger than the run has its default
+        same = all(mine[name] == its[name] for name in mine.keys() & its.keys())
+        return same and run.algorithm == self.algorithm and run.script.resolve() == script_of(self.algorithm).resolve()
+
+
+def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...]) -> Cell:
+    """InputError: the file has no such --config, or none for this dataset."""
+    module = load_script(script_of(algorithm))
+    tables = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
+              if name.isupper() and isinstance(table, dict) and name != "PAPER"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        args = parse(module.Args, module.PAPER, ["--env", dataset, "--device", "cpu", *words], **tables)
+    return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True))
 
 
 @dataclass
@@ -85,9 +98,13 @@ class Job:
     cell: Cell
     seeds: tuple[int, ...]
     resume: Run | None = None
-    lock: object = None
+    locks: list = field(default_factory=list)
     process: subprocess.Popen | None = None
     log: Path | None = None
+
+    def release(self) -> None:
+        for file in filter(None, self.locks):
+            file.close()
 
     def __str__(self):
         return f"{self.cell.column} {self.cell.dataset} seeds {' '.join(map(str, self.seeds))}"
@@ -109,17 +126,19 @@ class Grid:
             raise InputError("--jobs and --updates must be at least 1")
         if reserved := {"env", "seeds", "runs", "updates", "standin"} & set(flags(list(self.extra))):
             raise InputError(f"--{min(reserved)} belongs before the --, it is a flag of this script")
-        self.seeds = args.seeds or table.seeds
+        self.seeds = tuple(dict.fromkeys(args.seeds or table.seeds))
         updates = () if args.updates is None else ("--updates", str(args.updates))
-        self.cells = [Cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra))
-                      for dataset in args.datasets or table.datasets for name in args.columns or table.columns
-                      for column in [table.columns[name]] if dataset in (column.datasets or table.datasets)]
+        self.paper = not (args.standin or updates or self.extra)  # the paper's setting and data: comparable
+        self.cells = [cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra))
+                      for dataset in dict.fromkeys(args.datasets or table.datasets)
+                      for name, column in table.columns.items() if name in (args.columns or table.columns)
+                      if dataset in (column.datasets or table.datasets)]
         self.find()
 
     def find(self) -> None:
         """The runs of every cell, stand-ins and D4RL's data apart."""
-        runs = [run for run in find_runs(self.args.runs) if run.standin == self.args.standin]
-        self.found = {cell: [run for run in runs if cell.owns(run)] for cell in self.cells}
+        self.runs = [run for run in find_runs(self.args.runs) if run.standin == self.args.standin]
+        self.found = {cell: [run for run in self.runs if cell.owns(run)] for cell in self.cells}
 
     def finished(self, cell: Cell) -> dict[int, Run]:
         """{seed: its newest finished run}"""
@@ -141,30 +160,30 @@ class Grid:
         return jobs
 
     def command(self, job: Job) -> list[str]:
-        script = ["python", os.path.relpath(ROOT / f"algorithms/{job.cell.algorithm}.py")]
+        script = ["python", os.path.relpath(script_of(job.cell.algorithm))]
         if job.resume:
             return [*script, "--resume", str(job.resume.folder)]
         data = [*job.cell.words] if self.args.standin else [*job.cell.words, "--no-standin"]
         seeds = map(str, job.seeds)
         return [*script, "--env", job.cell.dataset, *data, "--seeds", *seeds, "--runs", str(self.args.runs)]
 
-    def lock(self, job: Job):
-        """An open file that this job alone holds until its process has ended, however it ends; None: it is running."""
-        key = repr((job.cell.algorithm, sorted(job.cell.flags.items()), self.args.standin, sorted(job.seeds)))
-        path = self.args.runs / ".grid" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.lock"
-        by_hand = job.resume and not path.exists()  # nobody holds a lock for a run that a person started
-        if by_hand and time.time() - max(f.stat().st_mtime for f in job.resume.folder.iterdir()) < 300:
-            return None
+    def lock(self, job: Job) -> bool:
+        """Hold every seed of the job until its process has ended, however it ends; False: one is in other hands."""
+        folder = self.args.runs / ".grid"
+        facts = job.cell.algorithm, job.cell.settings, self.args.standin
+        names = [hashlib.sha256(repr((*facts, seed)).encode()).hexdigest()[:16] for seed in job.seeds]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "w")
+            folder.mkdir(parents=True, exist_ok=True)
+            job.locks = [_hold(folder / f"{name}.lock") for name in names]
         except OSError as error:
-            raise InputError(f"cannot write {path} ({error}); choose another folder with --runs") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            return None
+            raise InputError(f"cannot write to {folder} ({error}); choose another folder with --runs") from None
+        job.log = folder / f"{str(job).replace(' ', '-')}-{names[0]}.log"
+        if job.resume:  # a person may have resumed it
+            own = lock(job.resume.folder / "config.json")
+            if not own:
+                return False
+            os.close(own)
+        return None not in job.locks
 
     def start(self, job: Job, slot: int) -> None:
         environment = os.environ.copy()
@@ -174,15 +193,15 @@ class Grid:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // self.args.jobs)))
         if self.args.standin:  # neither downloaded nor from D4RL's own folder
             environment |= {"SOLO_MIRRORS": "", "D4RL_DATASET_DIR": os.devnull}
-        job.log = self.args.runs / ".grid" / f"{str(job).replace(' ', '-')}.log"
         try:
             with open(job.log, "w") as log:
                 job.process = subprocess.Popen(
                     [sys.executable, *self.command(job)[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env=environment, pass_fds=[job.lock.fileno()], start_new_session=True)  # Ctrl-C comes through us
+                    env=environment, pass_fds=[file.fileno() for file in job.locks],
+                    start_new_session=True)  # Ctrl-C comes through us
         except OSError as error:
             raise InputError(f"cannot start {job} ({error}); free space, or choose other --runs") from None
-        job.lock.close()  # the process has it now
+        job.release()  # the process holds them now
 
     def run(self) -> None:
         """Run all jobs, `jobs` at a time. A job that fails is told with the end of its log, and the others go on."""
@@ -228,17 +247,20 @@ class Grid:
         return end[-1]
 
     def in_the_way(self, job: Job) -> str:
-        """Why a job cannot be started, or an empty string and its lock."""
+        """Why a job cannot be started; or an empty string, and its locks are held."""
         if self.args.standin and cache_file(f"{job.cell.dataset}.npz").exists():
             return (f"D4RL's own {job.cell.dataset} is in the cache; leave --standin out, or set SOLO_CACHE to another "
                     "folder")
         if self.args.standin and not D4RL[job.cell.dataset]["standin"]:
             return "there is no stand-in for it"
-        job.lock = self.lock(job)
-        return "" if job.lock else "is running already, started elsewhere"
+        if self.lock(job):
+            return ""
+        job.release()
+        return "is running already, started elsewhere"
 
     def plan(self) -> None:
-        """Print the commands that are to be run and how long they may take."""
+        """Print the table so far, the commands that are to be run, and how long they may take."""
+        print(tables.markdown(self, tables.results(self)))
         jobs, about = self.jobs(), []
         for job in jobs:
             about.append(self.seconds(job))
@@ -252,24 +274,28 @@ class Grid:
               + f", and {about.count(None)} of unknown length" * (None in about))
 
     def seconds(self, job: Job) -> float | None:
-        """From the updates per second of the newest run with the same flags on the same robot; None without one."""
-        robot, flags = job.cell.dataset.split("-")[0], _without_length(job.cell.flags)
-        alike = [run for run in find_runs(self.args.runs) if run.algorithm == job.cell.algorithm and run.speed
-                 and run.config["args"]["env"].startswith(robot) and _without_length(run.flags) == flags]
+        """From the updates per second of the newest run with the same values on the same robot; None without one."""
+        def of(run):
+            return {name: value for name, value in run.items() if name not in ("env", "eval_env", "updates")}
+
+        robot, mine = job.cell.dataset.split("-")[0], json.loads(job.cell.settings)
+        alike = [run for run in self.runs if run.algorithm == job.cell.algorithm and run.speed
+                 and run.config["args"]["env"].startswith(robot) and of(run.settings) == of(mine)]
         if not alike:
             return None
         on_cpu = alike[-1].config["args"]["device"] == "cpu"  # there, seeds take turns
         share = len(job.seeds) / len(alike[-1].seeds) if on_cpu else 1.0
-        return (self.updates(job.cell) - (job.resume.progress if job.resume else 0)) * share / alike[-1].speed
-
-    def updates(self, cell: Cell) -> int:
-        given, module = flags(list(cell.words)), load_script(ROOT / f"algorithms/{cell.algorithm}.py")
-        config = vars(module)[given.get("config", "paper").upper().replace("-", "_")]
-        return int(float(given.get("updates") or config.get(cell.dataset, {}).get("updates") or module.Args.updates))
+        return (mine["updates"] - (job.resume.progress if job.resume else 0)) * share / alike[-1].speed
 
 
-def _without_length(flags):
-    return {name: value for name, value in flags.items() if name not in ("env", "updates")}
+def _hold(path):
+    """An open file, locked for whoever has it open, a process that inherits it too; None: somebody else has."""
+    file = open(path, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except BlockingIOError:
+        return file.close()
 
 
 def _without(words: str, updates) -> list[str]:

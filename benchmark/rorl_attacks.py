@@ -3,14 +3,15 @@
 The paper attacks RORL models that are trained for it (`--config attack`), and baselines. It prints figures, no numbers,
 so there is no published column: look for the shape (RORL above the rest, random the weakest attack). Models that are
 missing are trained, then all are attacked (benchmark/attacks.py). --ablation adds RORL without each of its losses (the
-paper's Figure 11). --small is not the paper's: hopper-medium-replay, batch 64, 2 perturbations, 30,000 updates, 1 seed.
+paper's Figure 11). --small is not the paper's: hopper-medium-replay, batch 64 (TD3+BC: 256), 2 perturbations, 30,000
+updates, 1 seed. The code can attack every agent with RORL's critics; which figures did is not known: --common-q does.
 
 Run: python benchmark/rorl_attacks.py [--datasets hopper-medium-v2] [--gpus 0] [--ablation] [--dry-run]
      python benchmark/rorl_attacks.py --small --standin --jobs 2
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmark import attacks, grid, tables
@@ -43,6 +44,7 @@ def table(ablation: bool, small: bool) -> Table:
 class Args(grid.Args):
     ablation: bool = False  # also RORL without each of its losses
     small: bool = False  # one small model each, for a CPU: not the paper's
+    common_q: bool = False  # also min-q of every agent with RORL's critics: a figure of its own
     step: tuple[Literal["scaled", "authors"], ...] = ("scaled", "authors")  # as in attacks.py, where all attacks are
     eps: tuple[float, ...] = attacks.RADII  # radii
     episodes: int = 10  # per agent, attack and radius
@@ -58,13 +60,19 @@ def main():
     models.run()
     tables.write(models)
     agents = {}
-    for cell in models.cells:  # one agent a column, its runs on all datasets and seeds
-        agents.setdefault(cell.column, []).extend({run.folder: run for run in models.finished(cell).values()}.values())
+    for cell in models.cells:  # one agent a column, its runs on all datasets
+        done = models.finished(cell)
+        runs = {run.folder: run for run in done.values()}
+        agents.setdefault(cell.column, []).extend((run, [s for s in done if done[s] is run]) for run in runs.values())
     agents = {name: runs for name, runs in agents.items() if runs}
     if not agents:
         raise InputError("no model is trained, there is nothing to attack; see above")
     how = attacks.Args((), step=args.step, eps=args.eps, episodes=args.episodes, device=args.device, out=args.out)
-    attacks.attack_all(agents, how, models.table.name + ".standin" * args.standin + ".attacked")
+    name = models.table.name + ".standin" * args.standin + ".attacked"
+    attacks.attack_all(agents, how, name)
+    if args.common_q and "rorl" in agents:
+        critics = {run.config["task"]: run for run, _ in agents["rorl"]}
+        attacks.attack_all(agents, replace(how, attack=("min-q",)), f"{name}.common_q", critics)
     grid.finish(models)
 
 

@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from benchmark.figures import save
 from common import InputError
 from common.run import friendly
 
@@ -147,11 +148,7 @@ def main(args: Args):
     fits = (refits(data, near, ood, truth, some) for some in (noise, noise[:, :known]))
     std, quiet = (np.sqrt((points @ np.cov(w.T) * points).sum(1)) for w in fits)  # of phi' w~ over refits
     wrong, table = np.abs(std / size - 1), sweep(data, ood, points, shifts, truth, noise)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        draw(ratio, size, std, table).savefig(path, dpi=120)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); choose another folder with --out") from None
+    save(draw(ratio, size, std, table), path)
     for name, matrix in zip(("PBRL", "RORL"), covariances(*HAND)):
         w, top = solve(matrix, np.eye(2), np.array([2.0, 3.0])), bonus(matrix, HAND[2])[0]
         print(f"(a) {name}: covariance {matrix.tolist()}, w {w.round(6).tolist()}, bonus at e2 {top:.6f}")

@@ -1,13 +1,12 @@
 """Run folders as algorithms leave them: flags, progress, scores, and the agents in their checkpoints."""
 
-import csv
 import importlib.util
 import inspect
 import json
 import shlex
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -16,8 +15,18 @@ from common import InputError
 from common.data import Dataset
 
 ROOT = Path(__file__).parent.parent
-# flags that change no score
-IGNORED = {"seeds", "runs", "device", "eval-workers", "save-seconds", "log-every", "track", "standin"}
+IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
+           "resume"}
+
+
+def settings(args: dict) -> dict:
+    """The arguments of a run that change a score, as config.json has them; `config` only chose their defaults."""
+    plain = json.loads(json.dumps(args, default=str))
+    return {name: value for name, value in plain.items() if name not in IGNORED}
+
+
+def script_of(algorithm: str) -> Path:
+    return ROOT / f"algorithms/{algorithm}.py"
 
 
 def flags(words: list[str]) -> dict[str, str]:
@@ -25,10 +34,11 @@ def flags(words: list[str]) -> dict[str, str]:
     found, name = {}, None
     for word in words:
         if word.startswith("--") and len(word) > 2:
-            name, _, value = word[2:].replace("_", "-").partition("=")
+            name, _, value = word[2:].partition("=")
+            name = name.replace("_", "-")
             if name.startswith("no-"):
                 name, value = name[3:], "False"
-            found[name] = [value] if value else []
+            found[name] = [value] * bool(value)
         elif name:
             found[name].append(word)
     return {name: " ".join(map(_spelling, values)) or "True" for name, values in found.items()}
@@ -56,10 +66,20 @@ class Run:
         return self.config["args"]["seeds"]
 
     @property
+    def script(self) -> Path:
+        """The file that it was started with, or the project's of that name, where that is not here."""
+        started = Path(shlex.split(self.config["command"])[0])
+        return started if started.stem == self.algorithm and started.exists() else script_of(self.algorithm)
+
+    @property
     def flags(self) -> dict[str, str]:
-        """The flags of its command that change a number."""
+        """The flags of its command that change a score."""
         given = flags(shlex.split(self.config["command"])[1:])
-        return {name: value for name, value in given.items() if name not in IGNORED}
+        return {name: value for name, value in given.items() if name.replace("-", "_") not in IGNORED}
+
+    @property
+    def settings(self) -> dict:
+        return settings(self.config["args"])
 
     @property
     def standin(self) -> bool:
@@ -72,15 +92,6 @@ class Run:
             return json.loads((self.folder / "result.json").read_text())
         except (OSError, json.JSONDecodeError):
             return None
-
-    def evaluations(self) -> dict[int, list[dict]]:
-        """{seed: rows of eval.csv}, as strings."""
-        rows = {seed: [] for seed in self.seeds}
-        if (path := self.folder / "eval.csv").exists():
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    rows[int(row["seed"])].append(row)
-        return rows
 
     @cached_property
     def checkpoint(self) -> dict:
@@ -142,10 +153,12 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
         raise InputError(f"{run.folder}: has no seed {seed}, only {' '.join(map(str, run.seeds))}")
     if "obs_std" not in run.config:
         raise InputError(f"{run.folder}: its config.json has no `obs_std`, an older version made it; train it again")
-    saved, module = run.checkpoint["agents"][run.seeds.index(seed)], _script(run)
-    classes = vars(module).values()
-    cls = next(c for c in classes if inspect.isclass(c) and hasattr(c, "update") and c.__module__ == module.__name__)
-    obs_std = torch.tensor(run.config["obs_std"])
+    saved, module = run.checkpoint["agents"][run.seeds.index(seed)], load_script(run.script)
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and hasattr(c, "update")
+               and list(inspect.signature(c).parameters) == ["args", "data", "seed"]]
+    if len(classes) != 1:
+        raise InputError(f"{module.__file__}: needs one agent class with update() and __init__(args, data, seed)")
+    (cls,), obs_std = classes, torch.tensor(run.config["obs_std"])
     rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
     data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
                    action_size, torch.tensor([[0, 1]]))
@@ -162,16 +175,11 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
     return agent
 
 
-def _script(run):
-    started = Path(shlex.split(run.config["command"])[0])
-    path = started if started.stem == run.algorithm and started.exists() else ROOT / f"algorithms/{run.algorithm}.py"
-    if not path.exists():
-        raise InputError(f"{run.folder}: was trained by {started}, which is not here; run this where that file is")
-    return load_script(path)
-
-
+@cache
 def load_script(path: Path):
-    """An algorithm's file as a module, wherever it lies."""
+    """An algorithm's file as a module, wherever it lies. InputError: it is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: this run's algorithm is not here; run this where its file is")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
     spec.loader.exec_module(module)

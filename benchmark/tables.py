@@ -34,14 +34,13 @@ def published(table) -> dict[tuple[str, str], dict]:
 
 
 def results(grid) -> list[dict]:
-    """A row per cell, and per cell of the paper's quoted columns. A verdict needs the paper's data and setting."""
-    table, rows, paper = grid.table, [], published(grid.table)
+    """A row per cell, and per cell of the paper's quoted columns; nothing published unless data and setting are too."""
+    table, rows, paper = grid.table, [], published(grid.table) if grid.paper else {}
     for cell in grid.cells:
         done = {seed: run.result["seeds"].get(str(seed)) for seed, run in sorted(grid.finished(cell).items())}
         scores = [row[table.score] for row in done.values() if row]
         quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
-        comparable = quote and not (grid.args.standin or grid.args.updates or grid.extra)
-        judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if comparable else ""
+        judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
         rows.append(_row(
             cell.dataset, cell.column, "standin" if grid.args.standin else "d4rl", quote, judged, scores,
             runs=" ".join(sorted({run.folder.name for run in grid.finished(cell).values()}))))
@@ -59,9 +58,8 @@ def _row(dataset, algorithm, data, quote, judged, scores=(), runs=""):
 
 
 def markdown(grid, rows: list[dict]) -> str:
-    """Datasets down, algorithms across: ours, the published cell behind a slash, the verdict. Stand-ins: ours."""
-    args, alone = grid.args, grid.args.standin
-    rows = [row for row in rows if not (alone and row["data"] == "quoted")]
+    """Datasets down, algorithms across: ours / published and verdict; ours alone where nothing is comparable."""
+    args, alone = grid.args, not grid.paper
     names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
@@ -69,7 +67,7 @@ def markdown(grid, rows: list[dict]) -> str:
     def text(row):
         ours = "-"
         if row["mean"]:
-            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {len(grid.seeds)})"
+            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {len(grid.table.seeds)})"
         theirs = f"{row['published_mean']} ± {row['published_std']}" if row["published_mean"] else "-"
         return theirs if row["data"] == "quoted" else ours if alone else f"{ours} / {theirs} {row['verdict']}".strip()
 
@@ -84,7 +82,7 @@ def markdown(grid, rows: list[dict]) -> str:
               for dataset in datasets]
     lines.append(["mean", *map(mean, names)])
     notes = [f"# {grid.table.title}"]
-    if alone:
+    if args.standin:
         notes.append("**STAND-IN DATA, not D4RL's: made with this project's own policies. No score here compares with "
                      "a published one.**")
     if setting := [*(["--updates", str(args.updates)] if args.updates else []), *grid.extra]:
@@ -95,22 +93,23 @@ def markdown(grid, rows: list[dict]) -> str:
 
 
 def write(grid) -> str:
-    """`out`/name.md and .csv, each whole or not at all; .standin and .short in the name of what is not the paper's."""
+    """`out`/name.md and .csv, each whole or not at all. Other data, settings, or a part of the table: another name."""
     rows, args = results(grid), grid.args
-    text = markdown(grid, rows)
-    name = grid.table.name + ".standin" * args.standin + ".short" * bool(args.updates)
+    text, changed = markdown(grid, rows), bool(args.updates or grid.extra)
+    part = bool(args.datasets or args.columns or args.seeds)
+    name = grid.table.name + ".standin" * args.standin + ".changed" * changed + ".part" * part
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         for suffix in (".md", ".csv"):
-            part = args.out / f"{name}{suffix}.part"
-            with open(part, "w", newline="") as file:
+            unfinished = args.out / f"{name}{suffix}.tmp"
+            with open(unfinished, "w", newline="") as file:
                 if suffix == ".md":
                     file.write(text)
                 else:
                     writer = csv.DictWriter(file, rows[0], lineterminator="\n")
                     writer.writeheader()
                     writer.writerows(rows)
-            part.replace(args.out / f"{name}{suffix}")
+            unfinished.replace(args.out / f"{name}{suffix}")
     except OSError as error:
         raise InputError(f"cannot write to {args.out} ({error}); choose another folder with --out") from None
     print(f"\n{text}\n{args.out / name}.md and .csv")

@@ -1,5 +1,6 @@
 """What no ablation of a paper could touch: data, physics, evaluation, runs, graphs."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -18,6 +19,18 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on (diverged, evaluation failed): one line and exit code 1; what was saved stays."""
+
+
+def lock(path) -> int | None:
+    """Descriptor of a file that is this process's alone until it closes it or ends, however it ends; None: taken."""
+    descriptor = os.open(path, os.O_RDWR)
+    with contextlib.suppress(ImportError):  # Windows has no such locks
+        import fcntl
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.close(descriptor)
+    return descriptor
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import InputError, RunError
+from common import InputError, RunError, lock
 from common.data import normalized_score
 from common.evaluation import Evaluator
 
@@ -150,6 +150,10 @@ class Run:
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         self.folder = args.resume or self._create()
+        with _writing(self.folder / "config.json"):
+            self.lock = lock(self.folder / "config.json")
+        if not self.lock:
+            raise InputError(f"{self.folder}: another process is training this run; wait for it, or stop it")
         if args.resume:
             self._restore()
         print(f"run folder: {self.folder}")
@@ -195,8 +199,13 @@ class Run:
             self.bar.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            if self.evaluator and self.step < updates:
-                self.evaluator.close()
+            if self.step < updates:
+                self._close()
+
+    def _close(self):
+        self.lock = self.lock and os.close(self.lock)
+        if self.evaluator:
+            self.evaluator.close()
 
     def _command(self):
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
@@ -260,8 +269,8 @@ class Run:
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
         if self.evaluator:
-            self.evaluator.close()
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited}
+        self._close()
         with _writing(self.folder / "result.json"):
             (self.folder / "result.json").write_text(json.dumps(result, indent=1))
         if seeds:

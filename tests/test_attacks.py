@@ -116,6 +116,16 @@ def test_scaled_mixed_order_is_at_least_as_good_as_its_best_start():
         assert (end <= start + 1e-4 * start.abs() + 1e-6).all() and (end < start - 1e-3).any()
 
 
+def test_scaled_mixed_order_keeps_a_start_that_its_steps_leave():
+    """f has its minimum at a start, and beside it slopes away: ten steps end worse."""
+    f = lambda delta: torch.where(delta[..., 0].abs() < 1e-3, -5.0, 0.0) - delta[..., 0]
+    kept, left = (mixed_order(f, torch.zeros(1, 20, 1), torch.ones(1, 1), torch.full((1, 1), 0.1), keep_start=keep) for keep in (True, False))
+    assert kept.item() == 0.0 and left.item() == pytest.approx(1.0)
+    seen = perturb(torch.zeros(1, 1), torch.ones(1), torch.ones(1), torch.zeros(1, 20, 1), "min-q", "mixed-order", "scaled",
+                   SimpleNamespace(act=lambda obs: obs), lambda obs, action: f(action)[None])
+    assert seen.item() == 0.0
+
+
 @pytest.mark.parametrize("sigma, step, expected", [(1.0, "authors", -0.1), (1.0, "scaled", -0.1), (10.0, "authors", -0.1), (10.0, "scaled", -1.0),
                                                    (0.05, "authors", -0.05), (0.05, "scaled", -0.005)])
 @pytest.mark.parametrize("slope", [3.0, 0.02])
@@ -170,9 +180,17 @@ def test_a_constant_policy_cannot_be_moved(step):
 
 
 def test_deterministic_policies_have_a_squared_difference():
-    actor = lambda obs: 2 * obs[..., :1]
-    f = objective("action-diff", actor, None, torch.zeros(1, 4))
-    torch.testing.assert_close(f(torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])), torch.tensor([[-1.0]]))
+    class Plain(torch.nn.Module):
+        def act(self, obs):
+            return 2 * obs[..., :1]
+
+    class WithForward(Plain):
+        def forward(self, obs):
+            return self.act(obs), None, "something of its own"
+
+    for actor in (Plain(), WithForward()):  # act() is all that an agent needs
+        f = objective("action-diff", actor, None, torch.zeros(1, 4))
+        torch.testing.assert_close(f(torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])), torch.tensor([[-1.0]]))
 
 
 def test_jeffreys():
@@ -279,13 +297,38 @@ def test_a_radius_does_not_depend_on_its_neighbours(copies, tmp_path):
     assert one == two
 
 
+def test_the_box_is_in_units_of_the_training_data(copies, tmp_path, monkeypatch):
+    boxes, real = [], attacks.perturb
+    monkeypatch.setattr(attacks, "perturb", lambda obs, eps, sigma, *rest: boxes.append(sigma) or real(obs, eps, sigma, *rest))
+    command(copies["sac_n"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
+    assert boxes[0].tolist() == pytest.approx(read_run(copies["sac_n"]).config["obs_std"])
+
+
+def test_runs_that_differ_in_more_than_seeds_are_agents_of_their_own(copies, trained, tmp_path):
+    """The same seed twice is one; another number of updates another agent."""
+    again, longer = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in ("again", "longer"))
+    state = torch.load(longer / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"step": 400}, longer / "checkpoint.pt")
+    (longer / "result.json").unlink()
+    command(copies["td3_bc"], again, longer, "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
+    rows = rows_of(tmp_path / "out/attacks.csv")
+    assert [(row["run"], row["update"]) for row in rows] == [("again", "4"), ("longer", "400")]
+    assert len({row["agent"] for row in rows}) == 2 and "longer" in rows[1]["agent"]
+
+
+def test_a_run_folder_that_cannot_be_written_is_attacked_all_the_same(copies, tmp_path, capsys):
+    (copies["td3_bc"] / "attacks.csv").mkdir()
+    command(copies["td3_bc"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
+    assert "these rows go to --out only" in capsys.readouterr().err and len(rows_of(tmp_path / "out/attacks.csv")) == 1
+
+
 def test_critics_of_another_run(copies, tmp_path):
     flags = ["--attack", "min-q", "--optimizer", "zero-order", "--eps", 0.5, "--episodes", 1]
     for name in ("own", "common"):
         critic = ["--critic", copies["sac_n"]] if name == "common" else []
         command(copies["td3_bc"], *flags, *critic, "--out", tmp_path / name)
     own, common = (rows_of(tmp_path / name / "attacks.csv")[0] for name in ("own", "common"))
-    assert own["critic"] == "own" and common["critic"] == copies["sac_n"].name and own["returns"] != common["returns"]
+    assert own["critic"] == "own" and common["critic"] == f"{copies['sac_n'].name}@4" and own["returns"] != common["returns"]
 
 
 def without_critics(folder):
@@ -301,17 +344,24 @@ def without_critics(folder):
 
 def test_bad_runs(copies, tmp_path):
     free = without_critics(Path(shutil.copytree(copies["td3_bc"], tmp_path / "free")))
-    bare, torn, other, old = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in ("bare", "torn", "other", "old"))
+    names = "bare", "torn", "other", "old", "walker", "two"
+    bare, torn, other, old, walker, two = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in names)
     (bare / "checkpoint.pt").unlink()
     (torn / "checkpoint.pt").write_bytes((torn / "checkpoint.pt").read_bytes()[:1000])
-    for folder, change in ((other, {"obs_std": [1.0] * 17, "task": "halfcheetah-medium-v2"}), (old, {"task": "pen-human-v1"})):
+    for folder, change in ((other, {"obs_std": [1.0] * 17, "task": "halfcheetah-medium-v2"}), (old, {"task": "pen-human-v1"}),
+                           (walker, {"obs_std": [1.0] * 17, "task": "walker2d-medium-v2"}), (two, {"command": f"{tmp_path}/td3_bc.py --env x"})):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | change))
+    source = (ROOT / "algorithms/td3_bc.py").read_text()
+    (tmp_path / "td3_bc.py").write_text(source.replace("def main", "class Other(TD3BC):\n    pass\n\n\ndef main", 1))
     out = ["--out", tmp_path / "out"]
     for words, match in (([bare], "bare: has no checkpoint yet"), ([torn], "checkpoint.pt: cannot be read .* damaged"),
                          ([tmp_path], "not a run folder"), ([tmp_path / "nothing"], "not a run folder"),
                          ([free], "free: has no critics for min-q; name a run that has some with --critic"),
                          ([copies["td3_bc"], "--critic", other], "--critic .*other: is of halfcheetah-medium-v2, another robot than hopper-medium-v2"),
+                         ([walker, "--critic", other], "--critic .*other: is of halfcheetah-medium-v2, another robot than walker2d-medium-v2"),
+                         ([two], "td3_bc.py: needs one agent class with update"), ([copies["td3_bc"], "--eps"], "nothing to do: --eps"),
+                         ([copies["td3_bc"], "--attack", "--eps", 0.1], "nothing to do: --eps, --attack"),
                          ([copies["td3_bc"], "--eps", -0.1], "--eps -0.1: a radius is a number >= 0"),
                          ([copies["td3_bc"], "--eps", "nan"], "--eps nan: a radius"), ([copies["td3_bc"], "--episodes", 0], "--episodes"),
                          ([copies["td3_bc"], "--device", "cuda"], "--device cuda"), ([old], "pen-human-v1: no simulator for it here yet")):
@@ -325,11 +375,12 @@ def test_bad_runs(copies, tmp_path):
 
 def test_out_must_be_writable(copies, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write .*choose another folder with --out"):
+    with pytest.raises(InputError, match="cannot write .*choose another folder"):
         command(copies["td3_bc"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "file/out")
 
 
 def test_flags():
+    assert flags(["--reward=return_range", "--batch_size=1_000"]) == flags(["--reward", "return_range", "--batch-size", "1000"])
     assert flags(["--env", "x-v2", "--eps-q=0.10", "--no-clip", "--track", "--seeds", "0", "1"]) == {
         "env": "x-v2", "eps-q": "0.1", "clip": "False", "track": "True", "seeds": "0.0 1.0"}
     assert flags(["--updates", "1_000"]) == flags(["--updates=1000"])

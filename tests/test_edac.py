@@ -17,7 +17,7 @@ def similarity(*gradients, **flags):
     return make_agent(**flags).similarity(torch.tensor(gradients)[:, None].float()).item()
 
 
-@pytest.mark.parametrize("flags", [{}, dict(normalize=True)])
+@pytest.mark.parametrize("flags", [{}, dict(normalize=True), dict(max_q_backup=True)])
 def test_eta_0_is_sac_n_bitwise(flags):
     data = make_data()
     edac = EDAC(Args(batch_size=16, num_critics=4, eta=0.0, **flags), data, seed=3)

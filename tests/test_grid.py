@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, tables
-from benchmark.grid import GYM, Column, Table, make
+from benchmark.grid import GYM, Column, Table, cell, make
 from benchmark.runs import find_runs, load_script
 from benchmark.tables import markdown, published, results, verdict
 from common import InputError
@@ -31,11 +32,14 @@ if __name__ == "__main__":
 TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1]
 
 
-def write_run(folder, algorithm, words, seeds=(0,), kind="d4rl", scores=(50.0,), args=None, speed=2.0):
-    """The files of a run, as a run leaves them; `scores`: None is unfinished."""
+def write_run(folder, algorithm, words, seeds=(0,), kind="d4rl", scores=(50.0,), speed=2.0, script=None, **values):
+    """The files of a run, as a run leaves them; `scores`: None is unfinished; `values`: what its args had, whatever the words say."""
     folder.mkdir(parents=True)
-    config = {"algorithm": algorithm, "dataset_source": kind, "command": f"algorithms/{algorithm}.py {words} --seeds {' '.join(map(str, seeds))}",
-              "args": {"seeds": list(seeds), "device": "cpu", "env": words.replace("=", " ").split("--env ")[1].split()[0], "updates": 100} | (args or {})}
+    first, *others = words.replace("=", " ").split()
+    assert first == "--env"
+    args = json.loads(cell("x", algorithm, others[0], tuple(others[1:])).settings) | {"seeds": list(seeds), "device": "cpu"} | values
+    config = {"algorithm": algorithm, "dataset_source": kind, "args": args,
+              "command": f"{script or f'algorithms/{algorithm}.py'} {words} --seeds {' '.join(map(str, seeds))}"}
     (folder / "config.json").write_text(json.dumps(config))
     if scores:
         rows = {seed: {"last": score, "mean_of_last_10": score + 1, "best": score + 2} for seed, score in zip(seeds, scores)}
@@ -59,15 +63,20 @@ def test_a_run_belongs_to_the_cell_with_its_flags_whoever_started_it(tmp_path):
     write_run(tmp_path / "c", "sac_n", "--env hopper-medium-v2 --config sac-10 --batch-size 64")
     write_run(tmp_path / "d", "sac_n", "--env hopper-medium-v2")
     write_run(tmp_path / "e", "sac_n", "--env hopper-medium-v2 --config sac-10", kind="standin")
-    write_run(tmp_path / "f", "rorl", "--env hopper-medium-v2 --config sac-10")
+    write_run(tmp_path / "f", "edac", "--env hopper-medium-v2 --config edac-10")
     write_run(tmp_path / "g", "sac_n", "--env hopper-medium-v2 --config sac-10", seeds=(2,), scores=None)
+    write_run(tmp_path / "h", "sac_n", "--env hopper-medium-v2 --config sac-10", gamma=0.9)  # PAPER was another then
+    (tmp_path / "sac_n.py").write_text("changed")
+    write_run(tmp_path / "i", "sac_n", "--env hopper-medium-v2 --config sac-10", script=tmp_path / "sac_n.py")  # another file
+    write_run(tmp_path / "j", "sac_n", "--env hopper-medium-v2 --num-critics 10 --normalize --batch-size 256", seeds=(5,))  # the same values
     (tmp_path / "nothing").mkdir()
     cells = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2"])
-    (cell,) = cells.cells
-    assert {seed: run.folder.name for seed, run in cells.finished(cell).items()} == {0: "a", 1: "b"} and cells.jobs() == []
+    (this,) = cells.cells
+    assert {seed: run.folder.name for seed, run in cells.finished(this).items()} == {0: "a", 1: "b"} and cells.jobs() == []
     standins = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--standin", "--datasets", "hopper-medium-v2"])
-    assert [run.folder.name for run in standins.found[cell]] == ["e"]  # and never the other way round
-    more = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2", "--seeds", "0", "1", "2", "3", "4"])
+    assert [run.folder.name for run in standins.found[this]] == ["e"]  # and never the other way round
+    more = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2", "--seeds", "0", "1", "2", "3", "4", "5", "5"])
+    assert more.finished(this)[5].folder.name == "j"
     resumed, new = more.jobs()
     assert resumed.resume.folder.name == "g" and resumed.seeds == (2,) and new.seeds == (3, 4) and not new.resume
     assert more.command(resumed)[1:] == [os.path.relpath(ROOT / "algorithms/sac_n.py"), "--resume", str(tmp_path / "g")]
@@ -94,6 +103,7 @@ def test_table_text(tmp_path):
     write_run(tmp_path / "s", "sac_n", "--env hopper-medium-v2 --config sac-10", scores=(30.0,))
     table = make(TABLE, ["--runs", str(tmp_path)])
     rows = results(table)
+    assert make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "td3_bc"]).cells == [c for c in table.cells if c.column == "td3_bc"]
     text = markdown(table, rows)
     assert "| dataset | td3_bc | sac_10 | bc (quoted) |" in text
     assert "| hopper-medium-v2 | 105.0 ± 2.0 (2 of 2) / 104.8 ± 0.1 pass | 30.0 ± 0.0 (1 of 2) / 0.8 ± 0.2 miss | 54.1 ± 3.8 |" in text
@@ -105,22 +115,39 @@ def test_table_text(tmp_path):
     assert results(make(best, ["--runs", str(tmp_path)]))[0]["mean"] == "107.00"
 
 
-def test_tables_that_compare_with_nothing(tmp_path):
-    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2", seeds=(0, 1), kind="standin", scores=(103.0, 107.0))
-    table = make(TABLE, ["--runs", str(tmp_path), "--standin"])
-    text = markdown(table, results(table))
-    assert "STAND-IN DATA" in text and "105.0 ± 2.0 (2 of 2) |" in text and "104.8" not in text and "54.1" not in text and "pass" not in text
-    assert all(row["verdict"] in ("", "quoted") for row in results(table))
-    write_run(tmp_path / "q", "td3_bc", "--env hopper-medium-v2 --updates 10", seeds=(0, 1), scores=(103.0, 107.0))
-    table = make(TABLE, ["--runs", str(tmp_path), "--updates", "10"])
-    assert "Not the paper's setting: --updates 10" in markdown(table, results(table)) and not any(r["verdict"] == "pass" for r in results(table))
+@pytest.mark.parametrize("words, kind, notes", [
+    (["--standin"], "standin", ["STAND-IN DATA"]), (["--updates", "10"], "d4rl", ["Not the paper's setting: --updates 10"]),
+    (["--standin", "--", "--batch-size", "64"], "standin", ["STAND-IN DATA", "Not the paper's setting: --batch-size 64"]),
+    (["--", "--batch-size", "64"], "d4rl", ["Not the paper's setting: --batch-size 64"])])
+def test_nothing_published_stands_beside_other_data_or_settings(words, kind, notes, tmp_path):
+    own = " ".join(word for word in words if word not in ("--", "--standin"))
+    write_run(tmp_path / "r", "td3_bc", f"--env hopper-medium-v2 {own}", seeds=(0, 1), kind=kind, scores=(103.0, 107.0))
+    cut = words.index("--") if "--" in words else len(words)
+    table = make(TABLE, [*words[:cut], "--runs", str(tmp_path), "--out", str(tmp_path / "out"), *words[cut:]])
+    text = tables.write(table)
+    assert "105.0 ± 2.0 (2 of 2) |" in text and all(note in text for note in notes)
+    (path,) = (tmp_path / "out").glob("*.csv")
+    for shown in (text, path.read_text()):
+        assert "104.8" not in shown and "54.1" not in shown and "pass" not in shown and "bc (quoted)" not in shown
+    assert path.stem == "two" + ".standin" * ("--standin" in words) + ".changed" * bool(own)
+
+
+def test_a_part_of_a_table_does_not_replace_the_whole(tmp_path):
+    words = ["--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    for more in ([], ["--datasets", "hopper-medium-v2"], ["--seeds", "0"]):
+        text = tables.write(make(TABLE, [*words, *more]))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"two.md", "two.csv", "two.part.md", "two.part.csv"} and "missing" in text
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
+    assert "50.0 ± 0.0 (1 of 2)" in tables.write(make(TABLE, [*words, "--seeds", "0"]))  # of the paper's seeds
 
 
 def test_plan_and_its_estimate(tmp_path, capsys):
     write_run(tmp_path / "r", "td3_bc", "--env hopper-expert-v2 --updates 100", seeds=(0,), speed=50.0)
     write_run(tmp_path / "s", "sac_n", "--env hopper-expert-v2 --batch-size 4", seeds=(0,), speed=50.0)  # other flags: says nothing
     make(TABLE, ["--runs", str(tmp_path), "--dry-run"]).plan()
-    lines = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    assert "| hopper-medium-v2 | - / 104.8 ± 0.1 missing |" in out  # the table so far
+    lines = [line for line in out.splitlines() if line.startswith("python") or "cells" in line]
     assert re.search(r"td3_bc.py --env hopper-medium-v2 --no-standin --seeds 0 1 .*# about 11.1 h", lines[0])  # 1,000,000 x 2 seeds at 50 a second
     assert "walker2d" in lines[2] and "unknown" in lines[1] and "unknown" in lines[2]
     assert "4 cells, 0 of 8 seeds finished; 4 runs to start or resume, about 11.1 h with --jobs 1, and 3 of unknown length" in lines[-1]
@@ -128,7 +155,7 @@ def test_plan_and_its_estimate(tmp_path, capsys):
 
 @pytest.mark.parametrize("words, match", [
     (["--datasets", "hoper"], "--datasets hoper: not in two; choose from hopper-medium-v2"), (["--columns", "cql"], "--columns cql: not in two"),
-    (["--jobs", "0"], "at least 1"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
+    (["--columns", "sac_10", "--", "--config", "sac-99"], "--config sac-99 is unknown"), (["--jobs", "0"], "at least 1"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
 def test_bad_flags(words, match, tmp_path):
     with pytest.raises(InputError, match=match):
         make(TABLE, ["--runs", str(tmp_path), *words])
@@ -140,12 +167,12 @@ def test_the_papers_tables(module, columns, rows, tmp_path):
     table = make(module.TABLE, ["--runs", str(tmp_path)])
     assert len(module.TABLE.columns) == columns and len(module.TABLE.datasets) == rows and len(GYM) == 15
     paper = published(module.TABLE)
-    for cell in table.cells:
-        assert (cell.dataset, module.TABLE.columns[cell.column].published or cell.column) in paper, cell
-        module_of = load_script(ROOT / f"algorithms/{cell.algorithm}.py")
-        config = dict(zip(cell.words, cell.words[1:])).get("--config", "paper").upper().replace("-", "_")
-        assert cell.dataset in vars(module_of)[config], cell
-        assert table.updates(cell) == (1_000_000 if cell.algorithm == "pbrl" else 3_000_000)
+    for this in table.cells:
+        assert (this.dataset, module.TABLE.columns[this.column].published or this.column) in paper, this
+        module_of = load_script(ROOT / f"algorithms/{this.algorithm}.py")
+        config = dict(zip(this.words, this.words[1:])).get("--config", "paper").upper().replace("-", "_")
+        assert this.dataset in vars(module_of)[config], this
+        assert json.loads(this.settings)["updates"] == (1_000_000 if this.algorithm == "pbrl" else 3_000_000)
     for name in module.TABLE.quoted:
         assert all((dataset, name) in paper for dataset in module.TABLE.datasets)
 
@@ -154,8 +181,8 @@ def test_the_papers_tables(module, columns, rows, tmp_path):
 def test_attack_models(small, tmp_path):
     table = make(rorl_attacks.table(True, small), ["--runs", str(tmp_path)], rorl_attacks.Args)
     assert len(table.table.columns) == 6 + small and len(table.cells) == (7 if small else 18)
-    for cell in table.cells:
-        assert table.updates(cell) == (30_000 if small else 3_000_000)
+    for this in table.cells:
+        assert json.loads(this.settings)["updates"] == (30_000 if small else 3_000_000)
 
 
 # Whole grids, on stand-ins of 2,000 rows
@@ -189,7 +216,7 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
     code, out, err = run_script(script, *words)
     assert code == 0 and err == "", err
     assert len(list((tmp_path / "runs").glob("*.standin-*"))) == 4 and "STAND-IN DATA" in out
-    with open(tmp_path / "out/two.standin.short.csv", newline="") as file:
+    with open(tmp_path / "out/two.standin.changed.part.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["algorithm"], row["seeds"]) for row in rows if row["data"] == "standin"] == [("td3_bc", "2"), ("sac_10", "2")]
     for row in rows:
@@ -226,6 +253,13 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     process.communicate()
     code, _, err = run_script(script, *words)
     assert code == 1 and "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere" in err
+    other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", 20_000)), *map(str, TINY)])
+    shutil.move(find_runs(tmp_path / "runs")[0].folder, tmp_path / "moved")  # as if it had no folder yet
+    other.find()
+    (job,) = other.jobs()
+    assert job.seeds == (0, 1) and not other.lock(job) and job.locks[1]  # another grouping of the seeds: 0 is held, 1 is free
+    job.release()
+    shutil.move(tmp_path / "moved", tmp_path / "runs" / "moved")
     (run,) = find_runs(tmp_path / "runs")
     subprocess.run(["pkill", "-KILL", "-f", f"td3_bc.py .*{tmp_path}"], check=True)  # now the run dies too
     time.sleep(0.5)
@@ -242,11 +276,11 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
-    script.write_text(SCRIPT.replace("--config sac-10", "--config sac-99"))
+    script.write_text(SCRIPT.replace("--config sac-10", "--config sac-10 --critic-lr -1"))
     code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *TINY))
     assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0; the end of" in out
-    assert "error: --config sac-99 is unknown" in out and err.count("\n") == 3 and "1 runs are missing" in err
-    assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.short.md").read_text()
+    assert "ValueError: Invalid learning rate: -1.0" in out and err.count("\n") == 3 and "1 runs are missing" in err
+    assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.changed.part.md").read_text()
 
 
 def test_data_that_cannot_be_had(script, tmp_path):

@@ -177,12 +177,13 @@ def test_one_update_is_the_specs_written_out():
     agent = make_agent(num_actions=4)
     agent.count.fill_(60_000)
     other = twin(agent)
-    agent.update()
+    logs = agent.update()
+    assert agent.past_q[-1] == logs["q_ood"] and agent.count == 60_001 and agent.step == 1
     rng, actor, critics, targets = other.rng, other.actor, other.critics, other.target_critics
     batch = other.data.sample(16, rng)
     action, log_prob = actor.sample(*actor(batch.obs), rng)
     other.log_alpha.grad = -(log_prob - 3).mean().detach()
-    other.alpha_optimizer.step()
+    torch.optim.Adam([other.log_alpha], 1e-4).step()
     with torch.no_grad():
         next_action, _ = actor.sample(*actor(batch.next_obs), rng)
         target_q = targets(batch.next_obs, next_action)
@@ -198,10 +199,12 @@ def test_one_update_is_the_specs_written_out():
             pseudo = (values[k] - weight * values.std(0)).clamp(min=0).detach()
             loss = loss + 0.5 * ((values[k] - pseudo) ** 2).mean()
     loss.backward(inputs=list(critics.parameters()))
-    other.critic_optimizer.step()
+    torch.optim.Adam(critics.parameters(), 3e-4).step()
     actor_loss = (other.log_alpha.detach().exp() * log_prob - critics(batch.obs, action).amin(0)).mean()
     actor_loss.backward(inputs=list(actor.parameters()))
-    other.actor_optimizer.step()
+    torch.optim.Adam(actor.parameters(), 1e-4).step()
+    moved = [0.995 * t + 0.005 * q for t, q in zip(targets.parameters(), critics.parameters())]
+    torch.testing.assert_close(parameters(agent.target_critics), torch.cat([p.detach().flatten() for p in moved]))
     for name in ("log_alpha", "critics", "actor"):
         torch.testing.assert_close(parameters(getattr(agent, name)), parameters(getattr(other, name)), rtol=1e-5, atol=1e-6)
 

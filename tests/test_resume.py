@@ -177,6 +177,20 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
     assert alive() == []
 
 
+def test_a_run_in_training_cannot_be_resumed_beside_it(tmp_path):
+    script = ROOT / "algorithms/td3_bc.py"
+    process = subprocess.Popen([sys.executable, str(script), *map(str, common_flags(tmp_path, "live", 100_000)), *FLAGS["td3_bc"]],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and not list((tmp_path / "live").glob("*/log.csv")):
+        time.sleep(0.05)
+    folder = only_folder(tmp_path / "live")
+    code, _, err = run_script(script, "--resume", folder)
+    assert code == 2 and "another process is training this run" in err and err.count("\n") == 1 and process.poll() is None
+    process.kill()
+    process.wait()
+
+
 def test_a_state_that_cannot_be_saved_is_an_error():
     from common.run import snapshot
 
@@ -232,8 +246,9 @@ def cuda_agents(algorithm, seeds):
 
     module = import_module(f"algorithms.{algorithm}")
     cls = {"td3_bc": "TD3BC", "sac_n": "SACN", "edac": "EDAC", "pbrl": "PBRL", "rorl": "RORL"}[algorithm]
-    flags = dict(batch_size=32) | ({} if algorithm == "td3_bc" else dict(num_critics=3)) | (
-        dict(num_perturbations=3, lambda_max=0.2, lambda_min=0.0, lambda_dec=0.01) if algorithm == "rorl" else {})
+    flags = dict(batch_size=32) | ({} if algorithm == "td3_bc" else dict(num_critics=3)) | {
+        "rorl": dict(num_perturbations=3, lambda_max=0.2, lambda_min=0.0, lambda_dec=0.01), "edac": dict(es_subsample=True, max_q_backup=True),
+        "pbrl": dict(adaptive=True)}.get(algorithm, {})
     data = make_data(device="cuda")
     return [getattr(module, cls)(module.Args(**flags), data, seed) for seed in seeds]
 

@@ -246,6 +246,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     run, agents = make_run(tmp_path)
     run.log(1, [agents[0].update()])
     whole = finished_run(tmp_path / "other") if (tmp_path / "other").mkdir() is None else None
+    run._close()  # as the end of its process does
     code, _, err = run_script(SCRIPT, "--resume", run.folder)
     assert code == 0, err
     assert (run.folder / "log.csv").read_bytes() == (whole.folder / "log.csv").read_bytes()
@@ -331,7 +332,7 @@ def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
         train(run, agents)
         while time.time() < deadline:
             run.evaluate(4, last=True)
-    run.evaluator.close()
+    run._close()
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
     code, out, err = run_script(SCRIPT, "--resume", run.folder, "--eval-workers", 0)
     assert code == 0, err
@@ -399,6 +400,7 @@ def test_ctrl_c_while_waiting_for_the_last_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(run.evaluator, "finished", interrupted)
     with pytest.raises(KeyboardInterrupt, match="evaluation is not finished; continue with python .*--resume"):
         run.report()
+    run._close()
     code, out, err = run_script(SCRIPT, "--resume", run.folder)
     assert code == 0 and "resumed at update 4" in out, err
     assert [line.split(",")[0] for line in (run.folder / "eval.csv").read_text().splitlines()] == ["step", "2", "4"]
