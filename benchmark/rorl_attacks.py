@@ -68,7 +68,7 @@ def main():
     if not agents:
         raise InputError("no model is trained, there is nothing to attack; see above")
     how = attacks.Args((), step=args.step, eps=args.eps, episodes=args.episodes, device=args.device, out=args.out)
-    name = models.table.name + ".standin" * args.standin + ".attacked"
+    name = f"{tables.stem(models)}.attacked"
     attacks.attack_all(agents, how, name)
     if args.common_q and "rorl" in agents:
         critics = {run.config["task"]: run for run, _ in agents["rorl"]}

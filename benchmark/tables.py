@@ -92,12 +92,17 @@ def markdown(grid, rows: list[dict]) -> str:
     return "\n\n".join([*notes, "\n".join(f"| {' | '.join(line)} |" for line in lines), how]) + "\n"
 
 
+def stem(grid) -> str:
+    """Name of a grid's files: other data, other settings and a part of the table have names of their own."""
+    args, part = grid.args, bool(grid.args.datasets or grid.args.columns or grid.args.seeds)
+    changed = bool(args.updates or grid.extra)
+    return grid.table.name + ".standin" * args.standin + ".changed" * changed + ".part" * part
+
+
 def write(grid) -> str:
-    """`out`/name.md and .csv, each whole or not at all. Other data, settings, or a part of the table: another name."""
-    rows, args = results(grid), grid.args
-    text, changed = markdown(grid, rows), bool(args.updates or grid.extra)
-    part = bool(args.datasets or args.columns or args.seeds)
-    name = grid.table.name + ".standin" * args.standin + ".changed" * changed + ".part" * part
+    """`out`/name.md and .csv, each whole or not at all."""
+    rows, args, name = results(grid), grid.args, stem(grid)
+    text = markdown(grid, rows)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         for suffix in (".md", ".csv"):

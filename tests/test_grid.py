@@ -304,3 +304,17 @@ def test_out_must_be_writable(tmp_path):
     table = make(TABLE, ["--runs", str(tmp_path), "--out", str(tmp_path / "file/out")])
     with pytest.raises(InputError, match="cannot write to .*choose another folder with --out"):
         tables.write(table)
+
+
+def test_attack_models_are_trained_then_attacked(tmp_path):
+    words = ["--small", "--standin", "--columns", "td3_bc", "--updates", 4, "--eps", 0, 0.2, "--episodes", 1, "--step", "scaled", "--runs",
+             tmp_path / "runs", "--out", tmp_path / "out"]
+    code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *TINY)
+    assert code == 0 and err == "", err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.{suffix}" for suffix in (
+        "changed.part.md", "changed.part.csv", "changed.part.attacked.csv", "changed.part.attacked.png")}
+    with open(tmp_path / "out/rorl_attacks_small.standin.changed.part.attacked.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (run,) = find_runs(tmp_path / "runs")
+    assert {row["agent"] for row in rows} == {"td3_bc"} and {row["data"] for row in rows} == {"standin"} and len(rows) == 1 + 5
+    assert float(rows[0]["score"]) == run.result["seeds"]["0"]["last"]  # radius 0 is the run's own evaluation
