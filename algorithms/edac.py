@@ -29,8 +29,8 @@ Paper / authors' code / here:
 - Where sources differ, `--config alternative` has the other value. Adroit: the README gives pen's settings;
   door, hammer and relocate take them over, unverified.
 
-Logged: similarity (6): the number of critics in it if all agree, about 0 at the random start; it rises as they
-learn the same values, healthy stays well below; critic_loss (7) / N; the rest as in sac_n.py.
+Logged: similarity (6): the number of critics in it if all agree, about 0 at the random start; it rises as
+they learn the same values, healthy stays well below; critic_loss (7) / N; the rest as in sac_n.py.
 
 Read before: sac_n.py (37 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2

@@ -31,8 +31,8 @@ Paper / authors' code / here (the code, where they differ):
 - Hidden weights start within 1 / sqrt(256) in every layer, the first too. PBRL-Prior is not here.
 
 Logged: critic_loss (8) / K; ood_loss, its second term / K; u (6) at the data and u_ood at policy actions,
-healthy is larger; q_ood, mean Q there, dips while beta_ood (9) is large; clipped, share of the targets in (7)
-that are 0, healthy is 0 after the first updates; the rest as in sac_n.py.
+healthy is larger; q_ood, mean Q there, held down while beta_ood (9) is large; clipped, share of the targets
+in (7) that are 0: a tenth while beta_ood is large, near 1 if Q < 0; the rest as in sac_n.py.
 
 Read before: sac_n.py (77 lines of code differ).
 Run: python algorithms/pbrl.py --env hopper-medium-v2
