@@ -294,7 +294,7 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
             rows += [facts | row for row in found]
             print(f"\n{agent}, {target.task}{' [stand-in data]' * target.run.standin}, {target.run.folder}")
             for first, *cells in table(found):
-                print(f"{first:>28}" + "".join(f"{cell:>8}" for cell in cells))
+                print(f"{first:>32}" + "".join(f"{cell:>8}" for cell in cells))
     write_rows(args.out / f"{name}.csv", rows)
     attack_figure(rows, args.out / f"{name}.png")
     print(f"\n{args.out / name}.csv and .png")

@@ -46,7 +46,7 @@ def flags(words: list[str]) -> dict[str, str]:
 
 def _spelling(word):
     try:
-        return repr(float(word))
+        return f"{float(word):g}"
     except ValueError:
         return word
 
@@ -73,9 +73,9 @@ class Run:
 
     @property
     def flags(self) -> dict[str, str]:
-        """The flags of its command that change a score."""
-        given = flags(shlex.split(self.config["command"])[1:])
-        return {name: value for name, value in given.items() if name.replace("-", "_") not in IGNORED}
+        """The flags of its command that change a score, `config` among them."""
+        given, without = flags(shlex.split(self.config["command"])[1:]), IGNORED - {"config"}
+        return {name: value for name, value in given.items() if name.replace("-", "_") not in without}
 
     @property
     def settings(self) -> dict:

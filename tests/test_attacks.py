@@ -382,7 +382,7 @@ def test_out_must_be_writable(copies, tmp_path):
 def test_flags():
     assert flags(["--reward=return_range", "--batch_size=1_000"]) == flags(["--reward", "return_range", "--batch-size", "1000"])
     assert flags(["--env", "x-v2", "--eps-q=0.10", "--no-clip", "--track", "--seeds", "0", "1"]) == {
-        "env": "x-v2", "eps-q": "0.1", "clip": "False", "track": "True", "seeds": "0.0 1.0"}
+        "env": "x-v2", "eps-q": "0.1", "clip": "False", "track": "True", "seeds": "0 1"}
     assert flags(["--updates", "1_000"]) == flags(["--updates=1000"])
 
 
