@@ -268,10 +268,11 @@ class Grid:
             told = told if about[-1] is None else f"about {_duration(about[-1])}"
             print(f"{shlex.join(self.command(job))}  # {told}")
         done = sum(len(self.finished(cell)) for cell in self.cells)
-        total = _duration(sum(filter(None, about)) / self.args.jobs)
+        known, unknown = [seconds for seconds in about if seconds is not None], about.count(None)
+        length = [f"about {_duration(sum(known) / self.args.jobs)} with --jobs {self.args.jobs}"] * bool(known)
+        length += [f"{unknown} of unknown length"] * bool(unknown)
         print(f"\n{len(self.cells)} cells, {done} of {len(self.cells) * len(self.seeds)} seeds finished; {len(jobs)} "
-              f"runs to start or resume, about {total} with --jobs {self.args.jobs}"
-              + f", and {about.count(None)} of unknown length" * (None in about))
+              f"runs to start or resume{', ' * bool(length)}{', and '.join(length)}")
 
     def seconds(self, job: Job) -> float | None:
         """From the updates per second of the newest run with the same values on the same robot; None without one."""
