@@ -41,6 +41,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.figures import attack_figure
+from benchmark.files import whole
 from benchmark.runs import Run, load_agent, read_run
 from common import InputError
 from common.data import normalized_score
@@ -224,7 +225,7 @@ def attack_run(target: Target, args: Args) -> list[dict]:
     known = {}
     if path.is_file():
         with open(path, newline="") as file:
-            known = {tuple(row[name] for name in FACTS): row for row in csv.DictReader(file) if row.get("returns")}
+            known = {tuple(row.get(name) for name in FACTS): row for row in csv.DictReader(file) if row.get("returns")}
     for seed, agent, critics in zip(target.seeds, target.agents, target.critics):
         for variant in [("clean", "", "")] * (0.0 in args.eps) + variants(args):
             critic = target.critic if variant[0] == "min-q" else ""
@@ -237,7 +238,7 @@ def attack_run(target: Target, args: Args) -> list[dict]:
                 for eps, returns, lengths in zip(missing, *results):
                     known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target.task, returns, lengths)
                 try:
-                    write_rows(path, [known[keys[eps]] for eps in missing], append=True)
+                    write_rows(path, known.values(), hint="")
                 except InputError as error:
                     print(f"warning: {error}; these rows go to --out only", file=sys.stderr)
             rows += [known[key] for key in keys.values()]
@@ -301,16 +302,12 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
     return rows
 
 
-def write_rows(path: Path, rows: list[dict], append: bool = False) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a" if append else "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder") from None
+def write_rows(path: Path, rows, hint: str = " with --out") -> None:
+    rows = list(rows)
+    with whole(path, hint) as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(args: Args):

@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common import InputError
+from benchmark.files import whole
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Whole or not at all. InputError: the folder cannot be written."""
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
         figure.savefig(part, dpi=150, bbox_inches="tight", format="png")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder with --out") from None
 
 
 def attack_figure(rows: list[dict], path: Path) -> None:

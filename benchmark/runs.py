@@ -180,7 +180,8 @@ def load_script(path: Path):
     """An algorithm's file as a module, wherever it lies. InputError: it is not there."""
     if not path.exists():
         raise InputError(f"{path}: this run's algorithm is not here; run this where its file is")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
+    name = f"{path.stem}_{abs(hash(path.resolve())):x}"  # no other module's, whatever the file is called
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
     spec.loader.exec_module(module)
     return module

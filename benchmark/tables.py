@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import InputError
+from benchmark.files import whole
 
 PAPERS = Path(__file__).parent / "papers"
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5%, 1 to 9 degrees of freedom
@@ -103,19 +103,11 @@ def write(grid) -> str:
     """`out`/name.md and .csv, each whole or not at all."""
     rows, args, name = results(grid), grid.args, stem(grid)
     text = markdown(grid, rows)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for suffix in (".md", ".csv"):
-            unfinished = args.out / f"{name}{suffix}.tmp"
-            with open(unfinished, "w", newline="") as file:
-                if suffix == ".md":
-                    file.write(text)
-                else:
-                    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-            unfinished.replace(args.out / f"{name}{suffix}")
-    except OSError as error:
-        raise InputError(f"cannot write to {args.out} ({error}); choose another folder with --out") from None
+    with whole(args.out / f"{name}.md") as part:
+        part.write_text(text)
+    with whole(args.out / f"{name}.csv") as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     print(f"\n{text}\n{args.out / name}.md and .csv")
     return text

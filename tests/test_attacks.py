@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import tyro
 from algorithms import rorl
 from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
-from benchmark.runs import flags, load_agent, read_run
+from benchmark.runs import flags, load_agent, load_script, read_run
 from common import InputError
 from tests.helpers import run_script, write_npz
 
@@ -386,3 +387,24 @@ def test_flags():
     assert flags(["--updates", "1_000"]) == flags(["--updates=1000"])
 
 
+
+
+def test_a_torn_row_is_computed_again_and_nothing_else(copies, tmp_path):
+    words = [copies["td3_bc"], "--attack", "random", "--eps", 0.1, 0.2, "--episodes", 1, "--out", tmp_path / "out"]
+    command(*words)
+    path = copies["td3_bc"] / "attacks.csv"
+    whole = path.read_text()
+    path.write_text(whole[:whole.rindex(",") - 3])  # what a full disk leaves of the last line
+    command(*words)
+    assert path.read_text() == whole and not list(path.parent.glob("*.tmp"))
+    path.write_text("something,else\n1,2\n")
+    command(*words)
+    assert path.read_text() == whole
+
+
+def test_scripts_of_one_name_are_two_modules(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "json.py").write_text(f"where = '{folder}'")
+    assert [load_script(tmp_path / folder / "json.py").where for folder in ("a", "b")] == ["a", "b"]
+    assert json.dumps({}) == "{}" and sys.modules["json"] is json
