@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 from benchmark.figures import attack_figure
 from benchmark.files import whole
-from benchmark.runs import Run, load_agent, read_run
+from benchmark.runs import Run, label, load_agent, read_run
 from common import InputError
 from common.data import normalized_score
 from common.physics import make_env
@@ -264,12 +264,6 @@ def table(rows: list[dict]) -> list[list[str]]:
     means["worst"] = {eps: min(row[eps] for row in means.values()) for eps in radii}
     lines = [[name, *(f"{row[eps]:.1f}" for eps in radii)] for name, row in means.items()]
     return [["eps", *(f"{eps:g}" for eps in radii)], *lines]
-
-
-def label(run: Run) -> str:
-    """A run's name in a figure: its algorithm, and its flags beyond the dataset and the number of updates."""
-    other = [f"{name}={value}" for name, value in run.flags.items() if name not in ("env", "updates", "eval-env")]
-    return " ".join([run.algorithm, *other])
 
 
 def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name: str, critics={}) -> list[dict]:

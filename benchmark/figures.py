@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from benchmark.files import whole
+
+COLOURS = ("#3b7dd8", "#d9730d", "#2e9e4f", "#d6404a", "#8f63d2", "#9c6b4a", "#d457a0", "#1497a8", "#8f9419", "#7f7f7f")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -39,3 +43,55 @@ def attack_figure(rows: list[dict], path: Path) -> None:
     handles = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(7, len(handles)), fontsize=8)
     save(figure, path)
+
+
+def colours(names) -> dict[str, str]:
+    """{name: colour}, in order of appearance."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def curve_figure(groups: list, colours: dict[str, str], path: Path) -> None:
+    """Learning curves of benchmark/curves.py's groups: a panel per dataset, a line per algorithm (mean, band: std)."""
+    groups = [group for group in groups if group.curve]
+    datasets = list(dict.fromkeys(group.dataset for group in groups))
+    figure, axes = _panels(datasets, {group.algorithm: colours[group.algorithm] for group in groups})
+    for dataset, ax in zip(datasets, axes):
+        for group in (group for group in groups if group.dataset == dataset):
+            curve, color = group.curve, colours[group.algorithm]
+            ax.plot(curve.steps, curve.mean, "." if len(curve.steps) == 1 else "-", lw=1.4, color=color)
+            ax.fill_between(curve.steps, curve.mean - curve.std, curve.mean + curve.std, color=color, alpha=0.15, lw=0)
+            ax.set_ylabel(f"{'return' if group.raw else 'score'}{' (stand-in data)' * group.standin}", fontsize=8)
+    figure.supxlabel("updates", fontsize=9)
+    save(figure, path)
+
+
+def profile_figure(panels: dict, colours: dict[str, str], path: Path) -> None:
+    """`panels`: {title: (taus (T,), {algorithm: (3, T), share of runs above taus and its interval})}."""
+    figure, axes = _panels(list(panels), {name: colours[name] for _, rows in panels.values() for name in rows})
+    for (taus, rows), ax in zip(panels.values(), axes):
+        for name, (share, low, high) in rows.items():
+            ax.plot(taus, share, lw=1.4, color=colours[name])
+            ax.fill_between(taus, low, high, color=colours[name], alpha=0.15, lw=0)
+        ax.set_ylabel("share of runs above it", fontsize=8)
+    figure.supxlabel("normalised score", fontsize=9)
+    save(figure, path)
+
+
+def _panels(names: list[str], legend: dict[str, str]):
+    """A figure and its axes, one for each of `names`, at most three in a row; `legend`: {label: colour} above them."""
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    across = max(1, min(7, len(legend), 55 * columns // (max(map(len, legend)) + 5)))  # labels in a line
+    height = 2.8 * rows + 0.2 * -(-len(legend) // across) + 0.3
+    figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax, name in zip(axes, names):
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.grid(alpha=0.3)
+    for ax in axes[len(names):]:
+        ax.remove()
+    lines = [Line2D([], [], color=color, lw=2) for color in legend.values()]
+    figure.legend(lines, list(legend), loc="outside upper center", ncols=across, fontsize=8)
+    return figure, axes[:len(names)]

@@ -144,6 +144,21 @@ def find_runs(folder: Path) -> list[Run]:
     return found
 
 
+def label(run: Run) -> str:
+    """A run's name in a figure: its algorithm, and its flags beyond the dataset and the number of updates."""
+    other = [f"{name}={value}" for name, value in run.flags.items() if name not in ("env", "updates", "eval-env")]
+    return " ".join([run.algorithm, *other])
+
+
+def duration(seconds: float | None) -> str:
+    """For people: 2.5 h."""
+    if seconds is None:
+        return "-"
+    units = ((86400, "days"), (3600, "h"), (60, "min"))
+    size, unit = next((pair for pair in units if seconds >= 2 * pair[0]), (1, "s"))
+    return f"{seconds / size:.1f} {unit}"
+
+
 def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
     """The agent of one seed as its checkpoint has it: `actor` and, where it has them, `critics`; the rest is untrained.
 

@@ -1,4 +1,4 @@
-"""The table of a grid: published beside ours, a verdict per cell, as Markdown and CSV."""
+"""The table of a grid: published beside ours, a verdict per cell, as Markdown, CSV and a page with learning curves."""
 
 import csv
 import shlex
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark import page
+from benchmark.curves import TIMES, Group
 from benchmark.files import whole
 
 PAPERS = Path(__file__).parent / "papers"
@@ -41,25 +43,38 @@ def results(grid) -> list[dict]:
         scores = [row[table.score] for row in done.values() if row]
         quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
         judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
-        rows.append(_row(
-            cell.dataset, cell.column, "standin" if grid.args.standin else "d4rl", quote, judged, scores,
-            runs=" ".join(sorted({run.folder.name for run in grid.finished(cell).values()}))))
+        data = "standin" if grid.args.standin else "d4rl"
+        rows.append(_row(cell.dataset, cell.column, data, quote, judged, scores))
     for dataset in dict.fromkeys(cell.dataset for cell in grid.cells):
         quotes = {name: paper.get((dataset, name)) for name in table.quoted}
         rows += [_row(dataset, name, "quoted", quote, "quoted") for name, quote in quotes.items() if quote]
     return rows
 
 
-def _row(dataset, algorithm, data, quote, judged, scores=(), runs=""):
+def _row(dataset, algorithm, data, quote, judged, scores=()):
     mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
     return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std,
             "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": quote.get("mean", ""),
-            "published_std": quote.get("std", ""), "verdict": judged, "source": quote.get("source", ""), "runs": runs}
+            "published_std": quote.get("std", ""), "verdict": judged, "source": quote.get("source", "")}
+
+
+def runs(grid) -> list[dict]:
+    """A row per cell and finished seed: all three scores, where they are from and what they cost, in seconds."""
+    rows = []
+    for cell in grid.cells:
+        for seed, run in sorted(grid.finished(cell).items()):
+            result, config = run.result, run.config
+            cost = {key: f"{result[key]:.1f}" if key in result else "" for key in TIMES}
+            rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed, **{
+                key: f"{result['seeds'][str(seed)][key]:.2f}" if str(seed) in result["seeds"] else "" for key in SCORES},
+                "updates": result["step"], **cost, "seeds_of_the_run": len(run.seeds),
+                "device": config.get("device", ""), "threads": config.get("threads", ""), "run": run.folder.name})
+    return rows
 
 
 def markdown(grid, rows: list[dict]) -> str:
     """Datasets down, algorithms across: ours / published and verdict; ours alone where nothing is comparable."""
-    args, alone = grid.args, not grid.paper
+    alone = not grid.paper
     names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
@@ -81,15 +96,26 @@ def markdown(grid, rows: list[dict]) -> str:
     lines += [[dataset, *(text(cells[dataset, name]) if (dataset, name) in cells else "" for name in names)]
               for dataset in datasets]
     lines.append(["mean", *map(mean, names)])
-    notes = [f"# {grid.table.title}"]
-    if args.standin:
-        notes.append("**STAND-IN DATA, not D4RL's: made with this project's own policies. No score here compares with "
-                     "a published one.**")
-    if setting := [*(["--updates", str(args.updates)] if args.updates else []), *grid.extra]:
-        notes.append(f"**Not the paper's setting: {shlex.join(setting)}.**")
-    how = f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± std over seeds (how many of how many)."
-    how += "" if alone else " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
-    return "\n\n".join([*notes, "\n".join(f"| {' | '.join(line)} |" for line in lines), how]) + "\n"
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"# {grid.table.title}", *(f"**{note}**" for note in notes(grid)), table, how(grid)]) + "\n"
+
+
+def notes(grid) -> list[str]:
+    """What must be read with the table."""
+    notes = []
+    if grid.args.standin:
+        notes.append("STAND-IN DATA, not D4RL's: made with this project's own policies. No score here compares with a "
+                     "published one.")
+    if setting := [*(["--updates", str(grid.args.updates)] if grid.args.updates else []), *grid.extra]:
+        notes.append(f"Not the paper's setting: {shlex.join(setting)}.")
+    return notes
+
+
+def how(grid) -> str:
+    how = f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of how many)."
+    if grid.paper:
+        how += " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
+    return how
 
 
 def stem(grid) -> str:
@@ -100,14 +126,22 @@ def stem(grid) -> str:
 
 
 def write(grid) -> str:
-    """`out`/name.md and .csv, each whole or not at all."""
-    rows, args, name = results(grid), grid.args, stem(grid)
+    """`out`/name.md, .csv, .runs.csv and .html, each whole or not at all; equal scores give equal .md and .csv."""
+    rows, path = results(grid), grid.args.out / stem(grid)
     text = markdown(grid, rows)
-    with whole(args.out / f"{name}.md") as part:
+    with whole(Path(f"{path}.md")) as part:
         part.write_text(text)
-    with whole(args.out / f"{name}.csv") as part, open(part, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"\n{text}\n{args.out / name}.md and .csv")
+    for suffix, lines in (("csv", rows), ("runs.csv", runs(grid))):
+        with whole(Path(f"{path}.{suffix}")) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0] if lines else ["dataset", "algorithm", "seed"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+    groups = [Group(cell.dataset, cell.column, _shown(grid, cell)) for cell in grid.cells]
+    page.write(Path(f"{path}.html"), grid.table.title, notes(grid), how(grid), rows, groups, grid.table.score)
+    print(f"\n{text}\n{path}.md, .csv and .runs.csv; with learning curves: {path}.html")
     return text
+
+
+def _shown(grid, cell) -> dict:
+    """{seed: run}, the newest, and a finished one where there is one."""
+    return {seed: run for run in grid.found[cell] for seed in run.seeds if seed in grid.seeds} | grid.finished(cell)

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import urllib.request
 import warnings
 from collections import namedtuple
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import InputError
+from common import InputError, lock
 
 MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
 REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
@@ -174,11 +175,37 @@ def cache_file(name) -> Path:
 
 
 def _read_d4rl(env, facts, standin, standin_rows):
-    cached, name = cache_file(f"{env}.npz"), Path(facts["path"]).name
-    if cached.is_file():
-        arrays, source = _read(cached)
-        if facts["sha256"] in ("", source.get("sha256")):
-            return arrays, source | {"path": str(cached)}
+    def known():
+        if cached.is_file():
+            arrays, source = _read(cached)
+            if facts["sha256"] in ("", source.get("sha256")):
+                return arrays, source | {"path": str(cached)}
+
+    cached = cache_file(f"{env}.npz")
+    if found := known():
+        return found
+    with _alone(cached):
+        return known() or _fetch(env, facts, cached, standin, standin_rows)
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """One process at a time: the others wait, and find what it made. Where no file can be locked, nobody waits."""
+    descriptor = None
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".lock").open("a").close()
+        while not (descriptor := lock(path.with_suffix(".lock"))):
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        if descriptor:
+            os.close(descriptor)
+
+
+def _fetch(env, facts, cached, standin, standin_rows):
+    name = Path(facts["path"]).name
     local = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser() / name
     with tempfile.TemporaryDirectory() as folder:
         path, origin = local, str(local)

@@ -173,7 +173,8 @@ class Run:
                   "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
-                  "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist()}
+                  "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),
+                  "threads": torch.get_num_threads()}
         with _writing(self.args.runs / name):
             (self.args.runs / name).mkdir(parents=True)
             (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
@@ -258,6 +259,7 @@ class Run:
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
+        waited = self.evaluator.waited if self.evaluator else 0.0  # while there was training to do
         try:
             self.evaluate(self.step, last=True)
         except KeyboardInterrupt:  # the checkpoint that `steps` left at the end has what is missing
@@ -269,7 +271,8 @@ class Run:
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
         if self.evaluator:
-            result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited}
+            result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": waited,
+                       "evaluation_after": self.evaluator.waited - waited}
         self._close()
         with _writing(self.folder / "result.json"):
             (self.folder / "result.json").write_text(json.dumps(result, indent=1))
@@ -281,12 +284,16 @@ class Run:
             for row in [("seed", "last", "mean of last 10", "best"), *rows]:
                 print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)
         print(f"{self.step:,} updates, {result['updates_per_second']:.1f} a second; files in {self.folder}")
+        if self.evaluator:
+            print(f"evaluation took {self.evaluator.seconds:.1f} s; training waited for {waited:.1f} s of it "
+                  f"({waited / max(self.seconds, 1e-9):.1%}), and {self.evaluator.waited - waited:.1f} s at its end")
 
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
         state = {"step": self.step, "seconds": self.seconds, "data": self.data.source["sha256"],
                  "agents": [snapshot(agent) for agent in self.agents],
-                 "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else []}
+                 "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
+                 "evaluation": [self.evaluator.seconds, self.evaluator.waited] if self.evaluator else []}
         part = self.folder / "checkpoint.pt.part"
         with _writing(self.folder / "checkpoint.pt"):
             try:
@@ -313,6 +320,8 @@ class Run:
         self._cut("log.csv", lambda step, seed: step <= self.step)
         for row in self._cut("eval.csv", lambda step, seed: step <= self.step and (step, seed) not in waiting):
             self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+        if state.get("evaluation"):
+            self.evaluator.seconds, self.evaluator.waited = state["evaluation"]
         for step, seed, weights in state["waiting"]:
             actor = copy.deepcopy(self.agents[self.args.seeds.index(seed)].actor)
             actor.load_state_dict(weights)

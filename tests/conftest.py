@@ -1,6 +1,10 @@
 """Every test has empty folders of its own in place of the user's, and no network."""
 
+import os
+
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, and digits depend on it
 
 
 def isolate(patch, folder):

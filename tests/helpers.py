@@ -1,7 +1,9 @@
 """Small datasets and arguments for the tests of algorithms."""
 
 import copy
+import subprocess
 import sys
+import time
 
 import torch
 
@@ -37,8 +39,6 @@ def twin(agent):
 
 def run_script(path, *arguments, **options):
     """A script as its own process, as a person starts it: (exit code, stdout, stderr)."""
-    import subprocess
-
     done = subprocess.run([sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, **{"timeout": 300} | options)
     return done.returncode, done.stdout, done.stderr
 
@@ -49,3 +49,23 @@ def write_npz(path, rows=300, seed=0):
 
     data = make_data(rows, seed=seed)
     np.savez(path, observations=data.obs, actions=data.action, rewards=data.reward, next_observations=data.next_obs, terminals=data.done)
+
+
+def wait_until(condition, seconds=120):
+    """What the condition gives when it is first true. AssertionError: it never was."""
+    deadline = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def pids(pattern) -> list[int]:
+    """Processes whose command line matches."""
+    return list(map(int, subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()))
+
+
+def children(pid) -> list[int]:
+    """All processes below one."""
+    below = list(map(int, subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()))
+    return below + [pid for child in below for pid in children(child)]

@@ -70,7 +70,7 @@ def hdf5_bytes(tmp_path, **options) -> bytes:
 
 
 def cached_files() -> list[str]:
-    return sorted(path.name for path in Path(os.environ["SOLO_CACHE"]).rglob("*"))
+    return sorted(path.name for path in Path(os.environ["SOLO_CACHE"]).rglob("*") if path.suffix != ".lock")
 
 
 @contextlib.contextmanager
@@ -979,6 +979,16 @@ def test_standin_is_made_once(standin, capsys):
     assert torch.equal(again.rows, data.rows) and again.source == data.source and again.standin
     assert before == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in Path(os.environ["SOLO_CACHE"]).iterdir()}
     assert "STAND-IN" in capsys.readouterr().out
+
+
+def test_two_processes_make_a_standin_once(tmp_path):
+    """Whoever comes second waits, and reads what the first has made."""
+    code = ("import common.standin as s; make = s.generate; s.generate = lambda *a: print('made') or make(*a); "
+            "from common.data import load_dataset; print(load_dataset('hopper-medium-v2', standin_rows=2000).source['sha256'])")
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and sum("made" in out.split() for out in outs) == 1
+    assert outs[0].split()[-1] == outs[1].split()[-1]
 
 
 def test_no_standin_refuses_a_cached_one(standin):

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, tables
-from benchmark.grid import GYM, Column, Table, cell, make
+from benchmark.executors import Local
+from benchmark.grid import GYM, Column, Table, make
+from benchmark.jobs import cell, hold
 from benchmark.runs import find_runs, load_script
 from benchmark.tables import markdown, published, results, verdict
 from common import InputError
-from tests.helpers import run_script
+from tests.helpers import children, pids, run_script, wait_until
 
 ROOT = Path(__file__).parent.parent
 TABLE = Table(name="two", title="Two small ones", papers=("rorl_table1.csv",), quoted=("bc",), datasets=("hopper-medium-v2", "walker2d-medium-v2"),
@@ -72,22 +74,39 @@ def test_a_run_belongs_to_the_cell_with_its_flags_whoever_started_it(tmp_path):
     (tmp_path / "nothing").mkdir()
     cells = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2"])
     (this,) = cells.cells
-    assert {seed: run.folder.name for seed, run in cells.finished(this).items()} == {0: "a", 1: "b"} and cells.jobs() == []
+    assert {seed: run.folder.name for seed, run in cells.finished(this).items()} == {0: "a", 1: "b"} and cells.jobs(False) == []
     standins = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--standin", "--datasets", "hopper-medium-v2"])
     assert [run.folder.name for run in standins.found[this]] == ["e"]  # and never the other way round
     more = make(TABLE, ["--runs", str(tmp_path), "--columns", "sac_10", "--datasets", "hopper-medium-v2", "--seeds", "0", "1", "2", "3", "4", "5", "5"])
     assert more.finished(this)[5].folder.name == "j"
-    resumed, new = more.jobs()
+    resumed, new = more.jobs(True)
     assert resumed.resume.folder.name == "g" and resumed.seeds == (2,) and new.seeds == (3, 4) and not new.resume
-    assert more.command(resumed)[1:] == [os.path.relpath(ROOT / "algorithms/sac_n.py"), "--resume", str(tmp_path / "g")]
-    assert more.command(new)[2:] == ["--env", "hopper-medium-v2", "--config", "sac-10", "--no-standin", "--seeds", "3", "4", "--runs", str(tmp_path)]
+    assert resumed.command[1:] == [os.path.relpath(ROOT / "algorithms/sac_n.py"), "--resume", str(tmp_path / "g")]
+    assert new.command[2:] == ["--env", "hopper-medium-v2", "--config", "sac-10", "--no-standin", "--seeds", "3", "4", "--runs", str(tmp_path)]
 
 
-def test_seeds_share_a_process_but_for_parallel_cpu_jobs(tmp_path):
+def test_seeds_share_a_process_on_a_gpu(tmp_path, monkeypatch):
     words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
-    assert [job.seeds for job in make(TABLE, words).jobs()] == [(0, 1)]
-    assert [job.seeds for job in make(TABLE, [*words, "--jobs", "2"]).jobs()] == [(0,), (1,)]
-    assert [job.seeds for job in make(TABLE, [*words, "--jobs", "2", "--gpus", "0", "1"]).jobs()] == [(0, 1)]
+    table = make(TABLE, words)
+    assert [job.seeds for job in table.jobs(True)] == [(0, 1)] and [job.seeds for job in table.jobs(False)] == [(0,), (1,)]
+    assert table.args.gpus == () and table.args.jobs == len(os.sched_getaffinity(0)) and {job.cpus for job in table.jobs(False)} == {1}
+    assert make(TABLE, [*words, "--cpus", "1000"]).args.jobs == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert make(TABLE, words).args.gpus == (0, 1) and make(TABLE, words).args.jobs == 2
+    few, cpu = make(TABLE, [*words, "--gpus", "1", "--jobs", "4"]).args, make(TABLE, [*words, "--", "--device", "cpu"]).args
+    assert few.gpus == (1,) and few.jobs == 4 and cpu.gpus == ()
+
+
+def test_local_processes_take_gpus_in_turn(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("benchmark.executors.work", lambda job, gpu, stopped: seen.append(gpu) or time.sleep(0.3) or "")
+    for gpus, expected in (((3, 5), ["3", "3", "5", "5"]), ((), ["", "", "", ""])):  # four runs at a time, two on each
+        seen.clear()
+        local = Local(4, gpus)
+        handles = [local.submit(None) for _ in range(4)]
+        local.stop()
+        assert sorted(seen) == expected and [local.outcome(handle) for handle in handles] == [""] * 4
+        assert local.gpu == bool(gpus)
 
 
 def test_updates_of_the_command_line_replace_the_columns(tmp_path):
@@ -110,9 +129,17 @@ def test_table_text(tmp_path):
     assert "| walker2d-medium-v2 | - / 102.4 ± 1.4 missing | - / 46.7 ± 45.3 missing | 70.9 ± 11.0 |" in text
     assert "| mean | 105.0 over 1 / 103.6 over 2 |" in text and "the last evaluation" in text
     (row,) = [row for row in rows if row["dataset"] == "hopper-medium-v2" and row["algorithm"] == "td3_bc"]
-    assert row["scores"] == "103.00 107.00" and row["runs"] == "r0 r1" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
+    assert row["scores"] == "103.00 107.00" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
+    assert [(row["algorithm"], row["seed"], row["run"], row["last"], row["best"]) for row in tables.runs(table)] == [
+        ("td3_bc", 0, "r0", "103.00", "105.00"), ("td3_bc", 1, "r1", "107.00", "109.00"), ("sac_10", 0, "s", "30.00", "32.00")]
     best = Table(**{**vars(TABLE), "score": "best"})
     assert results(make(best, ["--runs", str(tmp_path)]))[0]["mean"] == "107.00"
+
+
+def page_text(path):
+    """A page's text and data, without the library that draws and the style sheet."""
+    page = re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.S)
+    return "".join(part for part in re.split(r"(<script.*?</script>)", page, flags=re.S) if len(part) < 1_000_000)
 
 
 @pytest.mark.parametrize("words, kind, notes", [
@@ -126,8 +153,8 @@ def test_nothing_published_stands_beside_other_data_or_settings(words, kind, not
     table = make(TABLE, [*words[:cut], "--runs", str(tmp_path), "--out", str(tmp_path / "out"), *words[cut:]])
     text = tables.write(table)
     assert "105.0 ± 2.0 (2 of 2) |" in text and all(note in text for note in notes)
-    (path,) = (tmp_path / "out").glob("*.csv")
-    for shown in (text, path.read_text()):
+    (path,) = (tmp_path / "out").glob("*.md")
+    for shown in (text, path.with_suffix(".csv").read_text(), page_text(path.with_suffix(".html"))):
         assert "104.8" not in shown and "54.1" not in shown and "pass" not in shown and "bc (quoted)" not in shown
     assert path.stem == "two" + ".standin" * ("--standin" in words) + ".changed" * bool(own)
 
@@ -136,7 +163,8 @@ def test_a_part_of_a_table_does_not_replace_the_whole(tmp_path):
     words = ["--runs", str(tmp_path), "--out", str(tmp_path / "out")]
     for more in ([], ["--datasets", "hopper-medium-v2"], ["--seeds", "0"]):
         text = tables.write(make(TABLE, [*words, *more]))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"two.md", "two.csv", "two.part.md", "two.part.csv"} and "missing" in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"two{part}.{suffix}" for part in ("", ".part") for suffix in ("md", "csv", "runs.csv", "html")} and "missing" in text
     write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
     assert "50.0 ± 0.0 (1 of 2)" in tables.write(make(TABLE, [*words, "--seeds", "0"]))  # of the paper's seeds
 
@@ -144,18 +172,18 @@ def test_a_part_of_a_table_does_not_replace_the_whole(tmp_path):
 def test_plan_and_its_estimate(tmp_path, capsys):
     write_run(tmp_path / "r", "td3_bc", "--env hopper-expert-v2 --updates 100", seeds=(0,), speed=50.0)
     write_run(tmp_path / "s", "sac_n", "--env hopper-expert-v2 --batch-size 4", seeds=(0,), speed=50.0)  # other flags: says nothing
-    make(TABLE, ["--runs", str(tmp_path), "--dry-run"]).plan()
+    make(TABLE, ["--runs", str(tmp_path), "--dry-run", "--jobs", "2"]).plan()
     out = capsys.readouterr().out
     assert "| hopper-medium-v2 | - / 104.8 ± 0.1 missing |" in out  # the table so far
     lines = [line for line in out.splitlines() if line.startswith("python") or "cells" in line]
-    assert re.search(r"td3_bc.py --env hopper-medium-v2 --no-standin --seeds 0 1 .*# about 11.1 h", lines[0])  # 1,000,000 x 2 seeds at 50 a second
-    assert "walker2d" in lines[2] and "unknown" in lines[1] and "unknown" in lines[2]
-    assert "4 cells, 0 of 8 seeds finished; 4 runs to start or resume, about 11.1 h with --jobs 1, and 3 of unknown length" in lines[-1]
+    assert re.search(r"td3_bc.py --env hopper-medium-v2 --no-standin --seeds 0 .*# about 5.6 h", lines[0])  # 1,000,000 at 50 a second
+    assert "walker2d" in lines[4] and "unknown" in lines[2] and "unknown" in lines[4]
+    assert "4 cells, 0 of 8 seeds finished; 8 runs to start or resume, about 5.6 h with --jobs 2, and 6 of unknown length" in lines[-1]
 
 
 @pytest.mark.parametrize("words, match", [
     (["--datasets", "hoper"], "--datasets hoper: not in two; choose from hopper-medium-v2"), (["--columns", "cql"], "--columns cql: not in two"),
-    (["--columns", "sac_10", "--", "--config", "sac-99"], "--config sac-99 is unknown"), (["--jobs", "0"], "at least 1"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
+    (["--columns", "sac_10", "--", "--config", "sac-99"], "--config sac-99 is unknown"), (["--jobs", "0"], "at least 1"), (["--retries", "-1"], "--retries at least 0"), (["--gpu-share", "0.5"], "--gpu-share goes with --ray"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
 def test_bad_flags(words, match, tmp_path):
     with pytest.raises(InputError, match=match):
         make(TABLE, ["--runs", str(tmp_path), *words])
@@ -202,13 +230,8 @@ def start(script, *words):
     return subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(pattern, folder, seconds=120):
-    deadline = time.time() + seconds
-    while time.time() < deadline:
-        if found := list(folder.glob(pattern)):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"no {pattern} in {folder}")
+def wait_for(pattern, folder):
+    return wait_until(lambda: list(folder.glob(pattern)))
 
 
 def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
@@ -221,8 +244,8 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
     assert [(row["algorithm"], row["seeds"]) for row in rows if row["data"] == "standin"] == [("td3_bc", "2"), ("sac_10", "2")]
     for row in rows:
         if row["data"] == "standin":  # the table's numbers are the runs' own
-            last = [run.result["seeds"][str(seed)]["last"] for run in find_runs(tmp_path / "runs") if run.folder.name in row["runs"].split()
-                    for seed in run.seeds]
+            last = [run.result["seeds"][str(seed)]["last"] for run in find_runs(tmp_path / "runs")
+                    if run.algorithm == {"sac_10": "sac_n"}.get(row["algorithm"], row["algorithm"]) for seed in run.seeds]
             assert sorted(f"{score:.2f}" for score in last) == sorted(row["scores"].split())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if ".grid" not in str(path)}
     code, again, err = run_script(script, *words)
@@ -251,14 +274,18 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     wait_for("*/log.csv", tmp_path / "runs")
     process.kill()
     process.communicate()
-    code, _, err = run_script(script, *words)
-    assert code == 1 and "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere" in err
+    process = start(script, *words)
+    assert "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere; it is waited for" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130 and len(find_runs(tmp_path / "runs")) == 1
+    process.communicate()
     other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", 20_000)), *map(str, TINY)])
     shutil.move(find_runs(tmp_path / "runs")[0].folder, tmp_path / "moved")  # as if it had no folder yet
     other.find()
-    (job,) = other.jobs()
-    assert job.seeds == (0, 1) and not other.lock(job) and job.locks[1]  # another grouping of the seeds: 0 is held, 1 is free
-    job.release()
+    (job,), (first, second) = other.jobs(True), other.jobs(False)
+    assert job.seeds == (0, 1) and not hold(job) and not hold(first)  # whatever the grouping of the seeds, 0 is held
+    (file,) = hold(second)
+    file.close()
     shutil.move(tmp_path / "moved", tmp_path / "runs" / "moved")
     (run,) = find_runs(tmp_path / "runs")
     subprocess.run(["pkill", "-KILL", "-f", f"td3_bc.py .*{tmp_path}"], check=True)  # now the run dies too
@@ -275,18 +302,33 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     process.communicate()
 
 
+def test_what_is_killed_goes_on(script, tmp_path):
+    """The training process, and the process that evaluates: one command makes the table all the same."""
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--eval-every", 500, "--log-every", 250, "--save-seconds", 0.2)
+    process = start(script, *words)
+    for rows in (2, 4):
+        wait_until(lambda: sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").glob("*/log.csv")) > rows)
+        (training,) = pids(f"td3_bc.py .*{tmp_path}")
+        os.kill(training if rows == 2 else max(children(training)), signal.SIGKILL)  # the youngest child evaluates
+    out, err = process.communicate(timeout=120)
+    (run,), log = find_runs(tmp_path / "runs"), next((tmp_path / "runs/.grid").glob("*.log")).read_text()
+    assert process.returncode == 0 and "started td3_bc" in out and run.result["step"] == 3000, err
+    assert log.count("resumed at update") == 2 and "the evaluation worker died" in log
+    assert len((run.folder / "eval.csv").read_text().splitlines()) == 7
+
+
 def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
     script.write_text(SCRIPT.replace("--config sac-10", "--config sac-10 --critic-lr -1"))
     code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *TINY))
-    assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0; the end of" in out
+    assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0, exit code 1; the end of" in out
     assert "ValueError: Invalid learning rate: -1.0" in out and err.count("\n") == 3 and "1 runs are missing" in err
     assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.changed.part.md").read_text()
 
 
 def test_data_that_cannot_be_had(script, tmp_path):
     """One process finds out; the dataset's other runs are not tried. A stand-in never takes its place."""
-    code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--runs", tmp_path / "runs", "--out", tmp_path / "out")
-    assert code == 1 and out.count("started") == 1 and err.count("hopper-medium-v2: not at hand") == 2
+    code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--jobs", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert code == 1 and out.count("started") == 1 and err.count("hopper-medium-v2: not at hand") == 4
     assert not list((tmp_path / "runs").glob("*-*"))
 
 
@@ -312,7 +354,7 @@ def test_attack_models_are_trained_then_attacked(tmp_path):
     code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *TINY)
     assert code == 0 and err == "", err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.{suffix}" for suffix in (
-        "changed.part.md", "changed.part.csv", "changed.part.attacked.csv", "changed.part.attacked.png")}
+        "changed.part.md", "changed.part.csv", "changed.part.runs.csv", "changed.part.html", "changed.part.attacked.csv", "changed.part.attacked.png")}
     with open(tmp_path / "out/rorl_attacks_small.standin.changed.part.attacked.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     (run,) = find_runs(tmp_path / "runs")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,20 @@ def test_resume_of_a_finished_run_reports_again(tmp_path):
     assert files == {name: (folder / name).read_bytes() for name in files}
 
 
+def test_what_evaluation_costs(tmp_path, capsys):
+    """Inline, training waits for all of it; a resumed run goes on counting; the wait at the end is told apart."""
+    run, agents = make_run(tmp_path)
+    train(run, agents)
+    run.evaluator.waited += 3.0  # as if training had waited
+    run.report()
+    result, out = json.loads((run.folder / "result.json").read_text()), capsys.readouterr().out
+    assert result["evaluation_seconds"] > 0 and result["evaluation_waited"] - 3 == pytest.approx(result["evaluation_seconds"], rel=0.5)
+    assert result["evaluation_after"] < 0.1 * result["evaluation_waited"]
+    assert f"training waited for {result['evaluation_waited']:.1f} s of it ({result['evaluation_waited'] / result['training_seconds']:.1%}), " in out
+    again = Run(replace(run.args, resume=run.folder), [td3_bc.TD3BC(run.args, load_dataset(run.args.env), 0)])
+    assert again.evaluator.seconds == result["evaluation_seconds"] and again.evaluator.waited >= result["evaluation_waited"]
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     run, agents = make_run(tmp_path)
     run.log(1, [agents[0].update()])
@@ -381,7 +396,7 @@ def test_standin_is_marked_everywhere(tmp_path):
     assert json.loads((folder / "config.json").read_text())["dataset_source"] == "standin"
     assert json.loads((folder / "result.json").read_text())["dataset_source"] == "standin"
     assert "STAND-IN DATA" in out
-    table = out.splitlines()[out.splitlines().index("normalised score, 1 episodes") + 1:-1]
+    table = out.splitlines()[out.splitlines().index("normalised score, 1 episodes") + 1:-2]
     score_lines = [line for line in out.splitlines() if line.startswith("update ")] + table
     assert len(score_lines) == 5 and all("[stand-in data]" in line for line in score_lines)
     header, *rows = [line.split(",") for line in (folder / "eval.csv").read_text().splitlines()]

@@ -1,0 +1,100 @@
+"""What the runs of one algorithm on one dataset have to show: learning curves, scores, times, and how far they are."""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.runs import Run
+
+TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited",
+         "evaluation_after")  # of result.json
+
+
+@dataclass
+class Curve:
+    """Evaluations at every step that any seed has one at; nan where a seed has none, and means are over those that do.
+
+    steps (T,), updates; values (seeds, T), normalised scores or, if `raw`, returns; hours (seeds,), wall-clock per
+    update at the run's mean speed, nan if it is not known.
+    """
+    steps: np.ndarray
+    seeds: list[int]
+    values: np.ndarray
+    hours: np.ndarray
+    raw: bool
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.nanmean(self.values, 0)
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.nanstd(self.values, 0)
+
+
+@dataclass
+class Group:
+    """The runs of one algorithm on one dataset: a cell of a table."""
+    dataset: str
+    algorithm: str  # the column's name
+    runs: dict[int, Run]  # {seed: run}, finished or not
+
+    def __post_init__(self):
+        self.folders = {run.folder: run for run in self.runs.values()}  # seeds side by side share one
+        self.curve = curve(self)
+        self.standin = any(run.standin for run in self.runs.values())
+        units = [(run.result or {}).get("unit", "") for run in self.folders.values()]
+        self.raw = bool(self.curve and self.curve.raw) or any(unit.startswith("return") for unit in units)
+
+    def scores(self, score: str) -> dict[int, float]:
+        """{seed: its score} of the finished runs; `score`: last, mean_of_last_10 or best."""
+        rows = {seed: (run.result or {}).get("seeds", {}).get(str(seed)) for seed, run in sorted(self.runs.items())}
+        return {seed: row[score] for seed, row in rows.items() if row}
+
+    def times(self) -> dict[str, float | None]:
+        """Means over the finished runs, by the names in TIMES; None where no run has it; empty without such runs."""
+        done = [run.result for run in self.folders.values() if run.result]
+        known = {name: [result[name] for result in done if name in result] for name in TIMES if done}
+        return {name: float(np.mean(values)) if values else None for name, values in known.items()}
+
+    def unfinished(self) -> str:
+        """"12,000 of 1,000,000 updates", of the run that has done the least; empty if all are finished."""
+        left = [run for run in self.folders.values() if not run.result]
+        seen = {run.folder: max((s for steps in evaluations(run).values() for s in steps), default=0) for run in left}
+        done = [(max(run.progress, seen[run.folder]), run.config["args"]["updates"]) for run in left]
+        return "{:,} of {:,} updates".format(*min(done)) if done else ""
+
+
+def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
+    """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over."""
+    try:
+        text = (run.folder / "eval.csv").read_text(errors="replace").replace("\0", "?")
+    except OSError:
+        return {}
+    header, *rows = csv.reader(text.splitlines() or ["step,seed"])
+    found = {}
+    for row in (dict(zip(header, row)) for row in rows if len(row) == len(header)):
+        try:
+            value = float(row["score"]) if row["score"] else None, float(row["return_mean"])
+            found.setdefault(int(row["seed"]), {})[int(row["step"])] = value
+        except (KeyError, ValueError):
+            continue
+    return found
+
+
+def curve(group: Group) -> Curve | None:
+    """None without an evaluation. Raw returns are all that there is if an evaluation has no normalised score."""
+    tables = {folder: evaluations(run) for folder, run in group.folders.items()}
+    rows = {seed: tables[run.folder].get(seed) for seed, run in sorted(group.runs.items())}
+    rows = {seed: row for seed, row in rows.items() if row}
+    if not rows:
+        return None
+    steps = sorted({step for row in rows.values() for step in row})
+    raw = any(score is None for row in rows.values() for score, _ in row.values())
+    values = np.full((len(rows), len(steps)), np.nan)
+    for i, row in enumerate(rows.values()):
+        values[i, np.searchsorted(steps, list(row))] = [value[raw] for value in row.values()]
+    speeds = [group.runs[seed].speed for seed in rows]
+    hours = np.array([1 / speed / 3600 if speed else np.nan for speed in speeds])
+    return Curve(np.array(steps), list(rows), values, hours, raw)

@@ -1,0 +1,174 @@
+"""Work to do for a table: which runs belong to a cell, and training some seeds of it to the end.
+
+A run belongs to a cell if it was trained by the cell's file with the values that the cell's flags give today, whoever
+started it; a finished run has a result.json. `work` can be called anywhere that sees the runs' folder, any number of
+times, by several processes at once: a seed is trained by one of them, and a run that was killed goes on.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from benchmark.runs import Run, find_runs, load_script, script_of, settings
+from common import InputError, lock
+from common.run import parse
+
+STOPPED = "stopped; it can go on"
+FOLLOW = """import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.getppid() == int(sys.argv[1]) or sys.exit(1)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"""  # 1: PR_SET_PDEATHSIG, which outlives execv
+
+
+@dataclass(frozen=True)
+class Cell:
+    column: str
+    algorithm: str
+    dataset: str
+    words: tuple[str, ...]  # flags beyond --env and --seeds
+    settings: str  # the arguments that they give (benchmark/runs.py), as JSON
+
+    def owns(self, run: Run) -> bool:
+        mine, its = json.loads(self.settings), run.settings  # a flag that is younger than the run has its default
+        same = all(mine[name] == its[name] for name in mine.keys() & its.keys())
+        return same and run.algorithm == self.algorithm and run.script.resolve() == script_of(self.algorithm).resolve()
+
+
+def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...]) -> Cell:
+    """InputError: the file has no such --config, or none for this dataset."""
+    module = load_script(script_of(algorithm))
+    tables = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
+              if name.isupper() and isinstance(table, dict) and name != "PAPER"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        args = parse(module.Args, module.PAPER, ["--env", dataset, "--device", "cpu", *words], **tables)
+    return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some seeds of a cell that are to be trained in one process: a run to resume, or a new one."""
+    cell: Cell
+    seeds: tuple[int, ...]
+    runs: Path  # folder of run folders
+    standin: bool
+    resume: Run | None = None
+    cpus: int = 1  # threads; sums on a CPU have the same order, hence the same digits, for the same number
+    retries: int = 0  # times that a process which was killed goes on
+
+    def __str__(self):
+        return f"{self.cell.column} {self.cell.dataset} seeds {' '.join(map(str, self.seeds))}"
+
+    @property
+    def locks(self) -> list[Path]:
+        """A file for each seed of the cell."""
+        facts = self.cell.algorithm, self.cell.settings, self.standin
+        names = [hashlib.sha256(repr((*facts, seed)).encode()).hexdigest()[:16] for seed in self.seeds]
+        return [self.runs / ".grid" / f"{name}.lock" for name in names]
+
+    @property
+    def log(self) -> Path:
+        return self.runs / ".grid" / f"{str(self).replace(' ', '-')}-{self.locks[0].stem}.log"
+
+    @property
+    def command(self) -> list[str]:
+        """What a person would type."""
+        script = ["python", os.path.relpath(script_of(self.cell.algorithm))]
+        if self.resume:
+            return [*script, "--resume", str(self.resume.folder)]
+        data = [*self.cell.words] if self.standin else [*self.cell.words, "--no-standin"]
+        return [*script, "--env", self.cell.dataset, *data, "--seeds", *map(str, self.seeds), "--runs", str(self.runs)]
+
+    def found(self) -> list[Run]:
+        """The cell's runs as they are now, oldest first."""
+        return [run for run in find_runs(self.runs) if run.standin == self.standin and self.cell.owns(run)]
+
+
+def hold(job: Job) -> list | None:
+    """Open files that keep the job's seeds, and the run it resumes, from everybody else; None: they are not free.
+
+    A process that inherits the files holds the seeds too, until it ends, however it ends. InputError: no such folder.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            files = [stack.enter_context(open(path, "w")) for path in job.locks]
+            for file in files:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if job.resume:  # a person may have resumed it
+                own = lock(job.resume.folder / "config.json")
+                if not own:
+                    return None
+                os.close(own)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise InputError(f"cannot write to {job.log.parent} ({error}); choose another folder with --runs") from None
+        stack.pop_all()
+    return files
+
+
+def work(job: Job, gpu: str | None = None, follow: bool = False, stopped: Callable[[], bool] = lambda: False) -> str:
+    """Train a job to its end in a process of its own: why that failed, with its log's last lines; or nothing.
+
+    Waits for whoever trains one of its seeds, and resumes what they left. `gpu`: CUDA_VISIBLE_DEVICES; None: as it is.
+    `follow`: the process saves and stops when this one is killed; else it goes on alone. On KeyboardInterrupt, or when
+    `stopped()`, it saves and stops. InputError: no process can be started, or no file written.
+    """
+    held = None
+    try:
+        while not (held := hold(job)):
+            if stopped():
+                return STOPPED
+            time.sleep(0.5)
+        for attempt in range(job.retries + 1):
+            runs = job.found()
+            if set(job.seeds) <= {seed for run in runs if run.result for seed in run.seeds}:
+                return ""
+            same = [run for run in runs if not run.result and tuple(run.seeds) == job.seeds]
+            resume = job.resume or (same[-1] if same else None)
+            code = _train(replace(job, resume=resume), held, gpu, follow, stopped)
+            if code == 0 or stopped():
+                return STOPPED if code else ""
+            end = job.log.read_text(errors="replace").strip().splitlines()[-5:] or ["no output"]
+            if code > 0 and "the evaluation worker died" not in end[-1]:  # not killed
+                break
+        return "\n".join([f"exit code {code}", *end])
+    except KeyboardInterrupt:
+        return STOPPED
+    finally:
+        for file in held or ():
+            file.close()
+
+
+def _train(job, held, gpu, follow, stopped) -> int:
+    environment = os.environ | {"OMP_NUM_THREADS": str(job.cpus), "MKL_NUM_THREADS": str(job.cpus)}
+    environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    if job.standin:  # neither downloaded nor from D4RL's own folder
+        environment |= {"SOLO_MIRRORS": "", "D4RL_DATASET_DIR": os.devnull}
+    before = ["-c", FOLLOW, str(os.getpid())] if follow and sys.platform == "linux" else []
+    try:
+        with open(job.log, "a") as log:
+            process = subprocess.Popen(
+                [sys.executable, *before, *job.command[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, pass_fds=[file.fileno() for file in held],
+                start_new_session=True)  # Ctrl-C comes through us
+    except OSError as error:
+        raise InputError(f"cannot start {job} ({error}); free space, or choose other --runs") from None
+    try:
+        while process.poll() is None and not stopped():
+            time.sleep(0.2)
+    finally:  # KeyboardInterrupt too
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait()
+    return process.returncode

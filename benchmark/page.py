@@ -1,0 +1,240 @@
+"""A results page: one HTML file that needs no network, with a table, learning curves, robust statistics and times.
+
+page.html has its styles and its script; plotly.js, all numbers and nothing else are put in. The same runs give the same
+bytes.
+"""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from benchmark.curves import TIMES, Group
+from benchmark.figures import COLOURS
+from benchmark.files import whole
+from benchmark.robust import NAMES, REPETITIONS, Comparison, aggregates, comparisons, improvements, profiles, thresholds
+from benchmark.runs import duration
+
+Cell = tuple[str, float | str | None]  # its HTML and what it is sorted by; None stays last
+
+
+def write(path: Path, title: str, notes: list[str], how: str, rows: list[dict], groups: list[Group],
+          score: str) -> None:
+    """`rows` as benchmark/tables.py's results gives them, and the runs behind them, finished or not.
+
+    `notes`: warnings on top; `how`: which scores the table has; `score`: their name in result.json.
+    """
+    datasets, names = (list(dict.fromkeys([*(row[key] for row in rows), *(getattr(group, key) for group in groups)]))
+                       for key in ("dataset", "algorithm"))
+    published = {(row["dataset"], row["algorithm"]): row for row in rows if row["published_mean"]}
+    panels = [panel(dataset, names, groups, published) for dataset in datasets]
+    panels = [panel for panel in panels if panel]
+    compared = [statistics(comparison, i, names) for i, comparison in enumerate(comparisons(groups, score))]
+    points, times = timing(groups, score, names)
+    parts = {
+        "title": escape(title), "how": escape(how), "draws": f"{REPETITIONS:,}", "times": times,
+        "plotly": get_plotlyjs(),
+        "notes": "\n".join(f'<p class="banner" role="note">{escape(note)}</p>' for note in notes),
+        "table": table(rows, groups, names, datasets, [panel["dataset"] for panel in panels]),
+        "curves": "\n".join(_panel(i, panel, names) for i, panel in enumerate(panels)) or "<p>No evaluations yet.</p>",
+        "statistics": "\n".join(text for _, text in compared) or "<p>None: no finished run has a normalised score.</p>",
+        "data": _json({"names": names, "colours": COLOURS, "curve": panels, "profile": [plot for plot, _ in compared],
+                       "time": [points]})}
+    text = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(parts)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sortable(head: list[str], body: list[list[Cell]], foot: Sequence[str] = (), name: str = "") -> str:
+    """A table that its header sorts; `head` and `foot`: HTML of a row; the first cell of a row is its header."""
+    def line(cells):
+        values = ["" if value is None else escape(str(value)) for _, value in cells]
+        first, *others = (f' data-v="{value}">{text}' for value, (text, _) in zip(values, cells))
+        return f'<tr><th scope="row"{first}</th>{"".join(f"<td{cell}</td>" for cell in others)}</tr>'
+
+    top = "".join(f'<th scope="col"><button type="button">{text}</button></th>' for text in head)
+    end = "".join(f"<td>{text}</td>" for text in foot[1:])
+    foot = f'<tfoot><tr><th scope="row">{foot[0]}</th>{end}</tr></tfoot>' if foot else ""
+    label = f' aria-label="{escape(name)}"'
+    return (f'<div class="wide" tabindex="0" role="region"{label}><table class="sortable"{label}><thead><tr>{top}</tr>'
+            f"</thead><tbody>\n{chr(10).join(map(line, body))}\n</tbody>{foot}</table></div>")
+
+
+def table(rows: list[dict], groups: list[Group], names: list[str], datasets: list[str], drawn: list[str]) -> str:
+    """Datasets down, algorithms across; a cell links to its curve, if its dataset is in `drawn`."""
+    cells = {(row["dataset"], row["algorithm"]): row for row in rows}
+    runs = {(group.dataset, group.algorithm): group for group in groups}
+    quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
+    kinds = {row["data"] for row in rows} - {"quoted"}
+
+    def cell(dataset, name) -> Cell:
+        row, group = cells.get((dataset, name), {}), runs.get((dataset, name))
+        text = _cell(row, group)
+        if group and group.curve:
+            text = f'<a href="#p{drawn.index(dataset)}-a{names.index(name)}">{text}</a>'
+        return text, next((float(row[key]) for key in ("mean", "published_mean") if row.get(key)), None)
+
+    def mean(name):
+        column = [cells[dataset, name] for dataset in datasets if (dataset, name) in cells]
+        values = {key: [float(row[key]) for row in column if row[key]] for key in ("mean", "published_mean")}
+        texts = {key: f"{np.mean(value):.1f} over {len(value)}" for key, value in values.items() if value}
+        theirs = f'<small>paper {texts["published_mean"]}</small>' if "published_mean" in texts else ""
+        return "<br>".join(filter(None, (texts.get("mean", ""), theirs)))
+
+    head = [escape(name) + " <small>quoted</small>" * (name in quoted) for name in names]
+    body = [[(_name(dataset), dataset), *(cell(dataset, name) for name in names)] for dataset in datasets]
+    alike = len(kinds) < 2 and not any(group.raw for group in groups)  # else a mean means nothing
+    return sortable(["dataset", *head], body, ["mean", *map(mean, names)] if alike else (), "results")
+
+
+def _cell(row, group) -> str:
+    """Ours, published and verdict, and how far runs are that go on."""
+    lines = []
+    if row.get("mean"):
+        seeds = f"{row['seeds']} seed{'s' * (int(row['seeds']) != 1)}"
+        ours = f'<b title="{escape(row["scores"])}">{_pair(row["mean"], row["std"])}</b>'
+        lines.append(f"{ours} <small>({seeds})</small>")
+    if row.get("published_mean"):
+        theirs, word = _pair(row["published_mean"], row["published_std"]), row["verdict"]
+        badge = f' <span class="badge {escape(word)}">{escape(word)}</span>' if word else ""
+        lines.append(f'<small title="{escape(row["source"])}">paper {theirs}</small>{badge}')
+    if group and (left := group.unfinished()):
+        lines.append(f"<small><i>unfinished: {left}</i></small>")
+    return "<br>".join(lines) or "-"
+
+
+def _name(text):
+    return f'<span class="name">{escape(text)}</span>'
+
+
+def _pair(mean, std):
+    return f"{float(mean):.1f}" + (f" ± {float(std):.1f}" if std else "")
+
+
+def panel(dataset: str, names: list[str], groups: list[Group], published: dict) -> dict | None:
+    """What the plot of a dataset's curves is drawn from; None without a curve. `h`: hours per update."""
+    groups = {group.algorithm: group for group in groups if group.dataset == dataset}
+    lines = []
+    for a, name in enumerate(names):
+        line, group, row = {"a": a}, groups.get(name), published.get((dataset, name))
+        if group and (curve := group.curve):
+            line |= {"left": group.unfinished(), "steps": curve.steps, "mean": curve.mean, "std": curve.std,
+                     "h": np.nanmean(curve.hours) if np.isfinite(curve.hours).any() else None,
+                     "seeds": [{"seed": seed, "y": curve.values[i], "h": curve.hours[i]}
+                               for i, seed in enumerate(curve.seeds)]}
+        if row:
+            line["published"] = {"mean": float(row["published_mean"]), "quoted": row["data"] == "quoted",
+                                 "text": _pair(row["published_mean"], row["published_std"]), "source": row["source"]}
+        if len(line) > 1:
+            lines.append(line)
+    if not any("steps" in line for line in lines):
+        return None
+    return {"dataset": dataset, "lines": lines, "standin": any(group.standin for group in groups.values()),
+            "unit": "return" if any(group.raw for group in groups.values()) else "normalised score"}
+
+
+def _panel(i, panel, names) -> str:
+    chips = []
+    for line in panel["lines"]:
+        told = f" <small>{escape(line['left'])}</small>" if line.get("left") else ""
+        quoted = line.get("published", {}).get("quoted")
+        told = told if "steps" in line else f" <small>{'quoted' if quoted else 'published only'}</small>"
+        chips.append(f'<button type="button" class="chip" id="p{i}-a{line["a"]}" data-a="{line["a"]}" '
+                     f'aria-pressed="{"true" if "steps" in line else "false"}">{_swatch(line["a"])}'
+                     f'{escape(names[line["a"]])}{told}</button>')
+    mark = ' <span class="badge">stand-in data</span>' * (panel["standin"] and "stand-in" not in panel["dataset"])
+    chips.append('<button type="button" class="chip all">all</button>')
+    return (f'<article class="panel"><h3>{escape(panel["dataset"])}{mark}</h3><div class="chips">{"".join(chips)}</div>'
+            f'{_plot("curve", i, panel["dataset"])}</article>')
+
+
+def _swatch(a):
+    return f'<i style="background:{COLOURS[a % len(COLOURS)]}"></i>'
+
+
+def _key(algorithms, names):
+    return "".join(f'<span class="chip">{_swatch(names.index(name))}{escape(name)}</span>' for name in algorithms)
+
+
+def _plot(kind, i, label):
+    return f'<div class="plot" data-kind="{kind}" data-i="{i}" role="img" aria-label="{kind}: {escape(label)}"></div>'
+
+
+def statistics(comparison: Comparison, i: int, names: list[str]) -> tuple[dict, str]:
+    """What the profile is drawn from, and the HTML of a comparison."""
+    scores, algorithms = comparison.scores, list(comparison.scores)
+    taus = thresholds(scores)
+    plot = {"taus": taus, "lines": [{"a": names.index(name), "share": rows[0], "low": rows[1], "high": rows[2]}
+                                    for name, rows in profiles(scores, taus).items()]}
+    body = [[(_name(name), name), *((_interval(*row, ".1f"), row[0]) for row in rows)]
+            for name, rows in aggregates(scores).items()]
+    better, lines = improvements(scores), []
+    for x in algorithms:
+        row = "".join(f"<td>{_interval(*better[x, y], '.2f') if x != y else ''}</td>" for y in algorithms)
+        lines.append(f'<tr><th scope="row">{_name(x)}</th>{row}</tr>')
+    top = "".join(f'<th scope="col">{_name(f"over {name}")}</th>' for name in algorithms)
+    mark = ' <span class="badge">stand-in data</span>' * comparison.standin
+    one = "<p>With one seed there is no interval: values only.</p>" if comparison.seeds == 1 else ""
+    text = (f"<p>{escape(str(comparison))}{mark}</p>{one}" + sortable(["algorithm", *NAMES], body, name="aggregates")
+            + f"<h3>Performance profile: the share of runs above a score</h3><p>{_key(algorithms, names)}</p>"
+            + _plot("profile", i, "performance profile"))
+    if len(algorithms) > 1:
+        text += ('<h3>Probability of improvement: that a row\'s algorithm scores higher than a column\'s</h3>'
+                 '<div class="wide" tabindex="0" role="region" aria-label="improvement"><table>'
+                 f'<thead><tr><td></td>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
+    return plot, text
+
+
+def _interval(value, low, high, form):
+    return f"{value:{form}} <small>[{low:{form}}, {high:{form}}]</small>" if np.isfinite(low) else f"{value:{form}} [-]"
+
+
+def timing(groups: list[Group], score: str, names: list[str]) -> tuple[list[dict], str]:
+    """Points of the plot of score against wall-clock, and the HTML of the table beside it; means over finished runs."""
+    points, body = [], []
+    for group in groups:
+        times, scores = group.times(), list(group.scores(score).values())
+        seconds, speed, evaluating, waited, after = (times.get(name) for name in TIMES)
+        if not times:
+            continue
+        mean = float(np.mean(scores)) if scores else None
+        done = [run for run in group.folders.values() if run.result]
+        share = 100 * waited / seconds if waited is not None and seconds else None
+        shown = f"{mean:.1f}" + " (return)" * group.raw + " (stand-in)" * group.standin if scores else "-"
+        device, seeds = (", ".join(sorted(set(map(str, values)))) for values in (
+            [run.config.get("device", "-") for run in done], [len(run.seeds) for run in done]))
+        numbers = ((_number(x), x) for x in (speed, evaluating, waited, share, after))
+        body.append([(_name(group.dataset), group.dataset), (_name(group.algorithm), group.algorithm), (shown, mean),
+                     (duration(seconds), seconds), *numbers, (seeds, seeds), (_name(device), device)])
+        if seconds and scores and not group.raw:
+            points.append({"a": names.index(group.algorithm), "x": seconds / 3600, "y": mean, "dataset": group.dataset,
+                           "standin": group.standin, "text": duration(seconds)})
+    if not body:
+        return points, "<p>No finished run.</p>"
+    head = ["dataset", "algorithm", "score", "training", "updates/s", "evaluating (s)", "waited (s)", "waited (%)",
+            "at its end (s)", "seeds a run", "device"]
+    key = _key(dict.fromkeys(names[point["a"]] for point in points), names)
+    plot = f"<p>{key}</p>{_plot('time', 0, 'score against wall-clock')}" if points else ""
+    return points, plot + sortable(head, body, name="times")
+
+
+def _number(value):
+    return "-" if value is None else f"{value:,.1f}"
+
+
+def _json(value) -> str:
+    """JSON that stands in a script element: no `<`, numbers to five digits, null for what is not finite."""
+    def plain(x):
+        if isinstance(x, float):
+            return float(f"{x:.5g}") if np.isfinite(x) else None
+        if isinstance(x, dict):
+            return {key: plain(item) for key, item in x.items()}
+        x = x.tolist() if isinstance(x, np.ndarray) else x
+        return [plain(item) for item in x] if isinstance(x, (list, tuple)) else x
+
+    text = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c")

@@ -1,0 +1,135 @@
+"""Any set of run folders, finished or not, side by side: learning curves, robust statistics, scores and times.
+
+Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
+statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html (benchmark/page.py) and figures.
+
+Run: python benchmark/plot.py runs/*
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from benchmark import page
+from benchmark.curves import Group
+from benchmark.figures import colours, curve_figure, profile_figure
+from benchmark.robust import comparisons, profiles, thresholds
+from benchmark.runs import Run, duration, label, read_run
+from benchmark.tables import SCORES
+from common import InputError
+from common.run import friendly
+
+NOTE = ("STAND-IN DATA, not D4RL's: made with this project's own policies. No score that is marked so compares with a "
+        "published one.")
+
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders
+    out: Path = Path("results")  # folder of the page and the figures
+    name: str = "plot"  # their name
+    score: Literal["last", "mean_of_last_10", "best"] = "last"  # which evaluations of a run are its score
+
+
+def read(folders: tuple[Path, ...]) -> list[Run]:
+    """Runs, oldest first, each once. Of several folders those that are no runs are passed over; InputError: none is."""
+    found = {}
+    for folder in folders:
+        try:
+            run = read_run(folder)
+            run.config["args"]["env"], run.config["args"]["updates"], run.flags
+            found[folder.resolve()] = run
+        except (InputError, KeyError, ValueError) as error:
+            reason = error if isinstance(error, InputError) else f"{folder}: its config.json is no run's ({error})"
+            if len(folders) == 1:
+                raise InputError(str(reason)) from None
+            print(f"passed over: {reason}", file=sys.stderr)
+    if not found:
+        raise InputError("no run folder among them; name some, for example runs/*")
+    return sorted(found.values(), key=lambda run: (str(run.config.get("started", "")), run.folder.name))
+
+
+def dataset(run: Run) -> str:
+    """A panel's name: data, the task where it is not the data's own, and whether it is a stand-in."""
+    env, task = run.config["args"]["env"], run.config["args"].get("eval_env", "auto")
+    env = Path(env).name if run.config["dataset_source"] == "file" else env
+    return env + f" on {task}" * (task not in ("auto", "none", env)) + " (stand-in data)" * run.standin
+
+
+def gather(runs: list[Run]) -> list[Group]:
+    """A group per set of runs, oldest first, that differ in nothing but seeds; of two with a seed, the newer counts."""
+    alike = {}
+    for run in runs:
+        facts = run.algorithm, str(run.script), run.settings, run.config.get("data", {}).get("sha256"), run.standin
+        alike.setdefault(repr(facts), []).append(run)
+    firsts, groups = [group[0] for group in alike.values()], []
+    for group in alike.values():
+        owner = {}
+        for run in group:
+            for seed in run.seeds:
+                if seed in owner:
+                    print(f"seed {seed} of {label(run)}, {dataset(run)} is there twice: {run.folder.name} counts, not "
+                          f"{owner[seed].folder.name}", file=sys.stderr)
+                owner[seed] = run
+        groups.append(Group(dataset(group[0]), name(group[0], firsts), dict(sorted(owner.items()))))
+    return sorted(groups, key=lambda group: (group.dataset, group.algorithm))
+
+
+def name(run: Run, firsts: list[Run]) -> str:
+    """Its label, and what tells it from other groups with the same label on the same dataset: values, or its folder."""
+    same = [other for other in firsts if (dataset(other), label(other)) == (dataset(run), label(run))]
+    differ = [key for key, value in run.settings.items() if any(other.settings.get(key) != value for other in same)]
+    told = [f"{key.replace('_', '-')}={run.settings[key]}" for key in differ]
+    alone = sum(other.settings == run.settings for other in same) == 1
+    return " ".join([label(run), *told, *([] if alone else [run.folder.name])])
+
+
+def row(group: Group, score: str) -> dict:
+    """As a row of benchmark/tables.py's results, with nothing published."""
+    scores, kinds = list(group.scores(score).values()), {run.config["dataset_source"] for run in group.runs.values()}
+    mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
+    return {"dataset": group.dataset, "algorithm": group.algorithm, "data": min(kinds), "seeds": len(scores),
+            "mean": mean, "std": std, "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": "",
+            "published_std": "", "verdict": "", "source": ""}
+
+
+def text(groups: list[Group], rows: list[dict]) -> str:
+    """A table in columns: score, how far unfinished runs are, training time and speed."""
+    lines = [["dataset", "algorithm", "score", "seeds", "training", "updates/s", ""]]
+    for group, row in zip(groups, rows):
+        times, shown = group.times(), f"{row['mean']} ± {row['std']}" if row["mean"] else "-"
+        speed = times.get("updates_per_second")
+        left = f"unfinished: {group.unfinished()}" if group.unfinished() else ""
+        lines.append([group.dataset, group.algorithm, shown + " (return)" * group.raw, str(row["seeds"]),
+                      duration(times.get("training_seconds")), f"{speed:.1f}" if speed else "-", left])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def main(args: Args):
+    groups = gather(read(args.runs))
+    rows, files = [row(group, args.score) for group in groups], [args.out / f"{args.name}.html"]
+    how = f"Normalised score (return where a task has none), {SCORES[args.score]} of each run, mean ± std over seeds."
+    notes, colour = [NOTE] * any(group.standin for group in groups), colours(group.algorithm for group in groups)
+    print("\n\n".join([text(groups, rows), how, *notes]))
+    page.write(files[0], f"Runs: {args.name}", notes, how, rows, groups, args.score)
+    if any(group.curve for group in groups):
+        files.append(args.out / f"{args.name}.curves.png")
+        curve_figure(groups, colour, files[-1])
+    if compared := comparisons(groups, args.score):
+        panels = {}
+        for comparison in compared:
+            taus, title = thresholds(comparison.scores), str(comparison).partition(".")[0]
+            panels[title + " (stand-in data)" * comparison.standin] = taus, profiles(comparison.scores, taus)
+        files.append(args.out / f"{args.name}.profile.png")
+        profile_figure(panels, colour, files[-1])
+    print("\n" + "\n".join(map(str, files)))
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(tyro.cli(Args))

@@ -1,0 +1,144 @@
+"""Ray: a table is the same wherever its runs were placed and whatever was killed. Needs requirements-cluster.txt."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark.executors import Ray
+from benchmark.runs import find_runs
+from common import InputError
+from tests.helpers import children, pids, run_script, wait_until
+from tests.test_grid import SCRIPT
+
+needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="pip install -r requirements-cluster.txt")
+FLAGS = ["--standin", "--datasets", "hopper-medium-v2", "--updates", 300]
+TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1, "--log-every", 20, "--save-seconds", 0.5]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """(address, [head, node]): two nodes of one CPU each on this machine, reached by its loopback address alone."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets need short paths
+    port = 20_000 + os.getpid() % 10_000
+    command = [Path(sys.executable).parent / "ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
+               "--object-store-memory=100000000", "--disable-usage-stats"]
+    nodes = []
+    for words in (["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"], [f"--address=127.0.0.1:{port}"]):
+        told = Path(f"{folder}/start{len(nodes)}.log")
+        with open(told, "w") as log:
+            nodes.append(subprocess.Popen([*command, *words], stdout=log, stderr=log, env=os.environ | TOKEN, start_new_session=True))
+        deadline = time.time() + 90
+        while "Ray runtime started" not in told.read_text() and time.time() < deadline and nodes[-1].poll() is None:
+            time.sleep(0.2)
+        assert "Ray runtime started" in told.read_text(), told.read_text()
+    yield f"127.0.0.1:{port}", nodes
+    for node in reversed(nodes):
+        kill(node)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill(node):
+    for pid in [node.pid, *children(node.pid)]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    node.wait()
+
+
+def start(script, *words):
+    return subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | TOKEN)
+
+
+def rows(folder) -> int:
+    """Log rows that both seeds' runs have at least."""
+    logs = [len(path.read_text().splitlines()) for path in folder.glob("*/log.csv")]
+    return min(logs) if len(logs) == 2 else 0
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "two.py").write_text(SCRIPT)
+    return tmp_path / "two.py"
+
+
+def outputs(folder):
+    (table,), (text,) = folder.glob("*.part.csv"), folder.glob("*.md")
+    return table.read_bytes(), text.read_bytes()
+
+
+@needs_ray
+def test_what_is_killed_on_a_cluster_is_resumed_and_the_table_is_the_same(cluster, script, tmp_path):
+    address, nodes = cluster
+    sac = [*FLAGS, "--columns", "sac_10"]
+    code, _, err = run_script(script, *sac, "--runs", tmp_path / "whole", "--out", tmp_path / "whole_out", *TINY)
+    assert code == 0, err
+    words = [*sac, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *TINY]
+
+    process = start(script, *words)  # Ctrl-C: both save
+    wait_until(lambda: rows(tmp_path / "runs") >= 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
+    assert not pids(f"--runs {tmp_path}") and all(40 <= run.progress < 300 for run in find_runs(tmp_path / "runs"))
+
+    process = start(script, *words)  # a worker, and the training process of another
+    before = rows(tmp_path / "runs")
+    wait_until(lambda: rows(tmp_path / "runs") >= before + 2)
+    worker, other = (pid for node in nodes for pid in children(node.pid) if "ray::work" in Path(f"/proc/{pid}/cmdline").read_text())
+    (training,) = children(other)[:1]
+    os.kill(worker, signal.SIGKILL)
+    os.kill(training, signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert "Ray: nodes 2, CPUs 2, GPUs 0; a run takes CPUs 1, GPUs 0" in out and out.count("submitted") == 2
+    logs = [path.read_text() for path in (tmp_path / "runs/.grid").glob("*.log")]
+    assert len(logs) == 2 and all(log.count("resumed at update") == 2 for log in logs)  # after Ctrl-C, after the kill
+    assert len(find_runs(tmp_path / "runs")) == 2 and outputs(tmp_path / "out") == outputs(tmp_path / "whole_out")
+
+    code, out, err = run_script(script, *words, env=os.environ | TOKEN)  # nothing is done twice, not even a cluster is asked
+    assert code == 0 and "submitted" not in out and "Ray" not in out
+
+
+@needs_ray
+def test_a_node_dies_and_its_run_goes_on_elsewhere(cluster, script, tmp_path):
+    address, (head, node) = cluster
+    words = [*FLAGS, "--columns", "td3_bc", "--updates", 4000, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *TINY]
+    process = start(script, *words)
+    wait_until(lambda: rows(tmp_path / "runs") >= 3)
+    kill(node)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert sorted(seed for run in find_runs(tmp_path / "runs") if run.result["step"] == 4000 for seed in run.seeds) == [0, 1]
+    assert sum(path.read_text().count("resumed at update") for path in (tmp_path / "runs/.grid").glob("*.log")) == 1
+
+
+@needs_ray
+def test_ray_local_gives_the_same_table(script, tmp_path):
+    for where, words in (("processes", []), ("ray", ["--ray", "local"])):
+        code, out, err = run_script(script, *FLAGS, "--columns", "td3_bc", *words, "--runs", tmp_path / where, "--out", tmp_path / f"{where}_out", *TINY)
+        assert code == 0, out + err
+    assert outputs(tmp_path / "ray_out") == outputs(tmp_path / "processes_out")
+    assert sorted(run.seeds for run in find_runs(tmp_path / "ray")) == [[0], [1]]
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="--ray needs Ray: pip install -r requirements-cluster.txt"):
+        Ray("local", 1, None, 0)
+
+
+@needs_ray
+def test_no_cluster_at_the_address(script, tmp_path):
+    code, _, err = run_script(script, *FLAGS, "--ray", "127.0.0.1:9", "--runs", tmp_path / "runs", *TINY)
+    assert code == 2 and "error: --ray 127.0.0.1:9: no cluster answers there" in err.splitlines()[-1]

@@ -1,0 +1,93 @@
+"""benchmark/plot.py: which runs are one group, what is never mixed, and what a set of folders leaves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmark.plot import Args, dataset, gather, main, read
+from common import InputError
+from tests.helpers import run_script
+from tests.test_page import write_run
+
+SCRIPT = Path(__file__).parent.parent / "benchmark/plot.py"
+
+
+def test_groups(tmp_path, capsys):
+    """Runs that differ in nothing but seeds; of a seed that is there twice, the newest."""
+    write_run(tmp_path / "b", "rorl", evaluations={0: {100: 1.0}, 1: {100: 2.0}}, words="--num-critics 5", num_critics=5, started="20261101-000001")
+    write_run(tmp_path / "a", "rorl", evaluations={1: {100: 3.0}, 2: {100: 4.0}}, words="--num-critics 5", num_critics=5, started="20261101-000002")
+    write_run(tmp_path / "c", "rorl", evaluations={0: {50: 9.0}}, words="--num-critics 5", num_critics=5)  # other updates, which a label does not have
+    write_run(tmp_path / "d", "rorl", evaluations={0: {100: 5.0}})
+    write_run(tmp_path / "e", "rorl", evaluations={0: {100: 6.0}}, kind="standin")
+    write_run(tmp_path / "f", "rorl", evaluations={0: {100: 7.0}}, env="/data/mine.npz", kind="file", eval_env="hopper-medium-v2", words="--eval-env hopper-medium-v2")
+    runs = read(tuple(sorted(tmp_path.iterdir())) + (tmp_path / "a" / ".." / "a",))
+    assert len(runs) == 6 and [run.folder.name for run in runs][-2:] == ["b", "a"]
+    groups = gather(runs)
+    found = {(group.dataset, group.algorithm): {seed: run.folder.name for seed, run in group.runs.items()} for group in groups}
+    assert found == {("hopper-medium-v2", "rorl"): {0: "d"}, ("hopper-medium-v2 (stand-in data)", "rorl"): {0: "e"}, ("mine.npz on hopper-medium-v2", "rorl"): {0: "f"},
+                     ("hopper-medium-v2", "rorl num-critics=5 updates=100"): {0: "b", 1: "a", 2: "a"}, ("hopper-medium-v2", "rorl num-critics=5 updates=50"): {0: "c"}}
+    assert "seed 1 of rorl num-critics=5, hopper-medium-v2 is there twice: a counts, not b" in capsys.readouterr().err
+    copy = write_run(tmp_path / "g", "rorl", evaluations={0: {100: 6.5}}, kind="standin")  # as e, of other data: nothing but its folder tells it
+    copy.config["data"]["sha256"] = "0"
+    assert {group.algorithm for group in gather([*runs, copy]) if group.standin} == {"rorl e", "rorl g"} and dataset(copy).endswith("(stand-in data)")
+
+
+def test_any_set_of_folders(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    for seed, score in enumerate((60.0, 80.0)):
+        write_run(runs / f"rorl{seed}", "rorl", evaluations={seed: {100: score / 2, 200: score}})
+    write_run(runs / "td3", "td3_bc", evaluations={0: {100: 5.0, 200: 7.0}}, finished=False, updates=5000)
+    write_run(runs / "edac", "edac", evaluations={0: {100: 5.0, 200: 7.0}}, kind="standin")
+    write_run(runs / "pen", "rorl", env="D4RL/pen/human-v2", raw=True)
+    (runs / "junk").mkdir()
+    (runs / "file").write_text("")
+    (runs / "old").mkdir()
+    (runs / "old/config.json").write_text(json.dumps({"algorithm": "x", "args": {"seeds": [0]}, "command": "x", "dataset_source": "d4rl"}))
+    code, text, err = run_script(SCRIPT, *sorted(runs.iterdir()), "--out", out, cwd=tmp_path)
+    assert code == 0 and err.count("passed over: ") == err.count("\n") == 3, err
+    lines = [line.split() for line in text.splitlines()]
+    assert ["D4RL/pen/human-v2", "rorl", "300.00", "±", "0.00", "(return)", "1", "100.0", "s", "2.0"] in lines
+    assert ["hopper-medium-v2", "rorl", "70.00", "±", "10.00", "2", "100.0", "s", "2.0"] in lines and "STAND-IN DATA" in text
+    assert ["hopper-medium-v2", "(stand-in", "data)", "edac", "7.00", "±", "0.00", "1", "100.0", "s", "2.0"] in lines
+    assert ["hopper-medium-v2", "td3_bc", "-", "0", "-", "-", "unfinished:", "200", "of", "5,000", "updates"] in lines
+    assert {path.name for path in out.iterdir()} == {"plot.html", "plot.curves.png", "plot.profile.png"} and text.count(str(out)) == 3
+    html = (out / "plot.html").read_text(encoding="utf-8")
+    data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
+    panels = {panel["dataset"]: panel for panel in data["curve"]}
+    assert {name: (panel["unit"], panel["standin"], len(panel["lines"])) for name, panel in panels.items()} == {
+        "D4RL/pen/human-v2": ("return", False, 1), "hopper-medium-v2": ("normalised score", False, 2), "hopper-medium-v2 (stand-in data)": ("normalised score", True, 1)}
+    assert len(data["profile"]) == 2 and len(data["time"][0]) == 2 and "<tfoot>" not in html  # a mean over units and data means nothing
+    assert "1 algorithm, 1 dataset, 2 seeds. Left out: td3_bc (no finished run); D4RL/pen/human-v2 (raw returns)." in html
+    first = (out / "plot.html").read_bytes()
+    main(Args(tuple(reversed(sorted(runs.iterdir()))), out))
+    assert (out / "plot.html").read_bytes() == first
+
+
+def test_nothing_finished_and_another_score(tmp_path, capsys):
+    write_run(tmp_path / "a", finished=False, updates=900)
+    main(Args((tmp_path / "a",), tmp_path / "out", "mine"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "mine.curves.png"} and "200 of 900 updates" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b/eval.csv").unlink()
+    main(Args((tmp_path / "b",), tmp_path / "none"))
+    assert {path.name for path in (tmp_path / "none").iterdir()} == {"plot.html"} and "0 of 900 updates" in capsys.readouterr().out
+    write_run(tmp_path / "c")
+    main(Args((tmp_path / "c",), tmp_path / "out", "mine", "best"))
+    assert "2.00 ± 0.00" in (out := capsys.readouterr().out) and "the best evaluation" in out
+
+
+def test_bad_folders(tmp_path, capsys):
+    (tmp_path / "junk").mkdir()
+    with pytest.raises(InputError, match="not a run folder"):
+        main(Args((tmp_path / "junk",)))
+    with pytest.raises(InputError, match="no run folder among them"):
+        main(Args((tmp_path / "junk", tmp_path / "gone")))
+    with pytest.raises(InputError, match="no run folder among them"):
+        main(Args(()))
+    assert capsys.readouterr().err.count("passed over") == 2
+    write_run(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*choose another folder with --out"):
+        main(Args((tmp_path / "a",), tmp_path / "file/out"))
