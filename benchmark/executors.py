@@ -69,8 +69,8 @@ class Ray:
             ray.init(address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": given},
                      **own if address == "local" else {})
         except Exception as error:  # each way to fail has its own kind
-            raise InputError(f"--ray {address}: no cluster answers there ({error}). `ray status` says whether one runs; a "
-                             "cluster with tokens needs RAY_AUTH_MODE=token and its token here too") from None
+            raise InputError(f"--ray {address}: no cluster answers there ({error}). Does one run (`ray status`)? One "
+                             "with tokens needs RAY_AUTH_MODE=token and its token here too") from None
         self.ray, self.refs, total = ray, [], ray.cluster_resources()
         gpus = float(total.get("GPU", 0) > 0) if gpus is None else gpus
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

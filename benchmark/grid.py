@@ -170,7 +170,6 @@ class Grid:
                 raise
             raise KeyboardInterrupt("stopped; the same command goes on from here") from None
         executor.stop()
-        self.find()
 
     def over(self, job: Job, why: str) -> str:
         """Tell how a job ended, and return the last line of why it failed."""
@@ -258,6 +257,9 @@ def main(table: Table) -> None:
         grid = make(table, sys.argv[1:])
         if grid.args.dry_run:
             return grid.plan()
-        grid.run()
-        tables.write(grid)
+        try:
+            grid.run()
+        finally:  # Ctrl-C too: the table so far
+            grid.find()
+            tables.write(grid)
         finish(grid)

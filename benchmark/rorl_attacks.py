@@ -58,6 +58,7 @@ def main():
     if args.dry_run:
         return models.plan()
     models.run()
+    models.find()
     tables.write(models)
     agents = {}
     for cell in models.cells:  # one agent a column, its runs on all datasets
