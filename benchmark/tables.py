@@ -64,11 +64,12 @@ def runs(grid) -> list[dict]:
     for cell in grid.cells:
         for seed, run in sorted(grid.finished(cell).items()):
             result, config = run.result, run.config
+            scores = result["seeds"].get(str(seed), {})  # none without evaluation
+            scores = {key: f"{scores[key]:.2f}" if key in scores else "" for key in SCORES}
             cost = {key: f"{result[key]:.1f}" if key in result else "" for key in TIMES}
-            rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed, **{
-                key: f"{result['seeds'][str(seed)][key]:.2f}" if str(seed) in result["seeds"] else "" for key in SCORES},
-                "updates": result["step"], **cost, "seeds_of_the_run": len(run.seeds),
-                "device": config.get("device", ""), "threads": config.get("threads", ""), "run": run.folder.name})
+            rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed, **scores,
+                         "updates": result["step"], **cost, "seeds_of_the_run": len(run.seeds), "run": run.folder.name,
+                         "device": config.get("device", ""), "threads": config.get("threads", "")})
     return rows
 
 
@@ -112,7 +113,8 @@ def notes(grid) -> list[str]:
 
 
 def how(grid) -> str:
-    how = f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of how many)."
+    how = (f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of how "
+           "many).")
     if grid.paper:
         how += " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
     return how
