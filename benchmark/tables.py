@@ -113,8 +113,8 @@ def notes(grid) -> list[str]:
 
 
 def how(grid) -> str:
-    how = (f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of how "
-           "many).")
+    how = (f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of "
+           "how many).")
     if grid.paper:
         how += " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
     return how
