@@ -110,22 +110,23 @@ class Grid:
         return {seed: run for run in self.found[cell] if run.result for seed in run.seeds if seed in self.seeds}
 
     def jobs(self, together: bool) -> list[Job]:
-        """What is to be started: unfinished runs with a seed that is wanted, then the seeds that no run has.
+        """What is to be started: unfinished runs with a seed that is wanted, then the seeds that no run has, one of every
+        cell before another of any.
 
         `together`: the new seeds of a cell share a process, which is right on a GPU; on a CPU, processes use its cores.
         """
-        args, jobs = self.args, []
+        args, resumed, new = self.args, [], []
         where = dict(runs=args.runs.absolute() if args.ray else args.runs, standin=args.standin, cpus=args.cpus,
                      retries=args.retries)
         for cell in self.cells:
             wanted = set(self.seeds) - set(self.finished(cell))
             for run in reversed(self.found[cell]):
                 if not run.result and wanted & set(run.seeds):
-                    jobs.append(Job(cell, tuple(run.seeds), resume=run, **where))
+                    resumed.append(Job(cell, tuple(run.seeds), resume=run, **where))
                     wanted -= set(run.seeds)
             groups = [tuple(sorted(wanted))] * bool(wanted) if together else [(seed,) for seed in sorted(wanted)]
-            jobs += [Job(cell, seeds, **where) for seeds in groups]
-        return jobs
+            new += [Job(cell, seeds, **where) for seeds in groups]
+        return resumed + sorted(new, key=lambda job: self.seeds.index(job.seeds[0]))
 
     def run(self) -> None:
         """Run all jobs; one that fails is told with the end of its log, and the others go on. What somebody else trains

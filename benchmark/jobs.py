@@ -8,7 +8,6 @@ times, by several processes at once: a seed is trained by one of them, and a run
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import signal
@@ -19,9 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmark.runs import Run, find_runs, load_script, script_of, settings
+from benchmark.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
-from common.run import parse
 
 STOPPED = "stopped; it can go on"
 FOLLOW = """import ctypes, os, signal, sys
@@ -46,11 +44,7 @@ class Cell:
 
 def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...]) -> Cell:
     """InputError: the file has no such --config, or none for this dataset."""
-    module = load_script(script_of(algorithm))
-    tables = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
-              if name.isupper() and isinstance(table, dict) and name != "PAPER"}
-    with contextlib.redirect_stdout(io.StringIO()):
-        args = parse(module.Args, module.PAPER, ["--env", dataset, "--device", "cpu", *words], **tables)
+    args = arguments(algorithm, ["--env", dataset, "--device", "cpu", *words])
     return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True))
 
 

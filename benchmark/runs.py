@@ -1,7 +1,9 @@
 """Run folders as algorithms leave them: flags, progress, scores, and the agents in their checkpoints."""
 
+import contextlib
 import importlib.util
 import inspect
+import io
 import json
 import shlex
 import sys
@@ -13,6 +15,7 @@ import torch
 
 from common import InputError
 from common.data import Dataset
+from common.run import parse
 
 ROOT = Path(__file__).parent.parent
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
@@ -169,11 +172,7 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
     if "obs_std" not in run.config:
         raise InputError(f"{run.folder}: its config.json has no `obs_std`, an older version made it; train it again")
     saved, module = run.checkpoint["agents"][run.seeds.index(seed)], load_script(run.script)
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and hasattr(c, "update")
-               and list(inspect.signature(c).parameters) == ["args", "data", "seed"]]
-    if len(classes) != 1:
-        raise InputError(f"{module.__file__}: needs one agent class with update() and __init__(args, data, seed)")
-    (cls,), obs_std = classes, torch.tensor(run.config["obs_std"])
+    cls, obs_std = agent_class(module), torch.tensor(run.config["obs_std"])
     rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
     data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
                    action_size, torch.tensor([[0, 1]]))
@@ -188,6 +187,24 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
         raise InputError(f"{run.folder}: its networks do not fit {module.__file__} ({error}); use the version that "
                          f"trained it, {run.config.get('git') or 'unknown'}") from None
     return agent
+
+
+def agent_class(module):
+    """The agent of an algorithm's file. InputError: it has none, or several."""
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and hasattr(c, "update")
+               and list(inspect.signature(c).parameters) == ["args", "data", "seed"]]
+    if len(classes) != 1:
+        raise InputError(f"{module.__file__}: needs one agent class with update() and __init__(args, data, seed)")
+    return classes[0]
+
+
+def arguments(algorithm: str, words: list[str]):
+    """Args of an algorithm's file for a command line. InputError: no such --config, or none for this dataset."""
+    module = load_script(script_of(algorithm))
+    configs = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
+               if name.isupper() and isinstance(table, dict) and name != "PAPER"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        return parse(module.Args, module.PAPER, words, **configs)
 
 
 @cache

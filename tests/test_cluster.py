@@ -120,6 +120,7 @@ def test_a_node_dies_and_its_run_goes_on_elsewhere(cluster, script, tmp_path):
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert sorted(seed for run in find_runs(tmp_path / "runs") if run.result["step"] == 4000 for seed in run.seeds) == [0, 1]
+    assert list(Path(os.environ["SOLO_CACHE"]).glob("*.standin-*"))  # the nodes were told where data are
     assert sum(path.read_text().count("resumed at update") for path in (tmp_path / "runs/.grid").glob("*.log")) == 1
 
 

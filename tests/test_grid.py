@@ -177,7 +177,7 @@ def test_plan_and_its_estimate(tmp_path, capsys):
     assert "| hopper-medium-v2 | - / 104.8 ± 0.1 missing |" in out  # the table so far
     lines = [line for line in out.splitlines() if line.startswith("python") or "cells" in line]
     assert re.search(r"td3_bc.py --env hopper-medium-v2 --no-standin --seeds 0 .*# about 5.6 h", lines[0])  # 1,000,000 at 50 a second
-    assert "walker2d" in lines[4] and "unknown" in lines[2] and "unknown" in lines[4]
+    assert "walker2d" in lines[2] and "unknown" in lines[1] and "unknown" in lines[2] and "--seeds 1 " in lines[4]  # seed by seed
     assert "4 cells, 0 of 8 seeds finished; 8 runs to start or resume, about 5.6 h with --jobs 2, and 6 of unknown length" in lines[-1]
 
 
@@ -262,6 +262,7 @@ def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
     assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
     (run,) = find_runs(tmp_path / "runs")
     assert 1000 <= run.progress < 3000 and not run.result
+    assert "| hopper-medium-v2 | - |" in (tmp_path / "out/two.standin.changed.part.md").read_text()  # the table so far
     code, out, err = run_script(script, *words)
     assert code == 0 and "resumed td3_bc hopper-medium-v2 seeds 0" in out, err
     (run,) = find_runs(tmp_path / "runs")
