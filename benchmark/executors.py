@@ -7,6 +7,7 @@ Both have `room` (jobs that they take at a time), `gpu` (do the runs get GPUs?),
 import os
 import queue
 import re
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,13 @@ class Local:
     def __init__(self, jobs: int, gpus: tuple[int, ...]):
         self.room, self.gpu = jobs, bool(gpus)
         self.pool, self.stopping = ThreadPoolExecutor(jobs), threading.Event()
+        own = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]  # a scheduler's
+        names = [own[gpu] if gpu < len(own) else None for gpu in gpus] if own else list(map(str, gpus))
+        if None in names:
+            raise InputError(f"--gpus {gpus[names.index(None)]}: CUDA_VISIBLE_DEVICES has only {len(own)}")
         self.slots = queue.SimpleQueue()
         for slot in range(jobs):
-            self.slots.put(str(gpus[slot % len(gpus)]) if gpus else "")
+            self.slots.put(names[slot % len(names)] if names else "")
 
     def submit(self, job: Job):
         return self.pool.submit(self._work, job)
@@ -38,7 +43,12 @@ class Local:
 
     def outcome(self, handle) -> str | None:
         """InputError: as work()."""
-        return handle.result() if handle.done() else None
+        if not handle.done():
+            return None
+        try:
+            return handle.result()
+        except Exception as error:
+            return _reason(error)
 
     def stop(self) -> None:
         self.stopping.set()
@@ -56,6 +66,7 @@ class Ray:
     room = float("inf")  # it keeps its own queue
 
     def __init__(self, address: str, cpus: int, gpus: float | None, retries: int):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited: what is ignored here cancels no task
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
         try:
             import ray
@@ -93,7 +104,7 @@ class Ray:
         except errors.TaskCancelledError:
             return STOPPED
         except errors.RayTaskError as error:
-            raise error.cause from None
+            return _reason(error.cause)
         except errors.RayError as error:  # its worker or its node died, each time
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
@@ -103,3 +114,10 @@ class Ray:
             self.ray.cancel(ref, recursive=False)
         self.ray.wait(self.refs, num_returns=len(self.refs), timeout=60)
         self.ray.shutdown()
+
+
+def _reason(error: BaseException) -> str:
+    """Of one job's failure in work(); InputError is everybody's."""
+    if isinstance(error, InputError):
+        raise error
+    return f"{type(error).__name__}: {error}"

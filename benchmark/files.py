@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from common import InputError
@@ -9,7 +10,7 @@ from common import InputError
 @contextlib.contextmanager
 def whole(path: Path, hint: str = " with --out"):
     """A path to write to, in a folder that is made; it becomes `path` at the end. InputError: it cannot be written."""
-    part = path.with_name(path.name + ".tmp")
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -19,7 +19,7 @@ import tyro
 
 from benchmark import tables
 from benchmark.executors import Local, Ray
-from benchmark.jobs import Cell, Job, cell, hold
+from benchmark.jobs import CHANGED, Cell, Job, busy, cell, hold
 from benchmark.runs import Run, duration, find_runs, flags
 from common import InputError
 from common.data import D4RL, cache_file
@@ -88,7 +88,9 @@ class Grid:
         given = flags(list(self.extra))
         if reserved := {"env", "seeds", "runs", "updates", "standin"} & set(given):
             raise InputError(f"--{min(reserved)} belongs before the --, it is a flag of this script")
-        if not args.gpus and given.get("device") != "cpu":
+        if args.ray and (args.gpus or args.jobs):
+            raise InputError("--gpus and --jobs are for this machine; with --ray see --gpu-share and --cpus")
+        if not args.gpus and not args.ray and given.get("device") != "cpu":
             args.gpus = tuple(range(torch.cuda.device_count()))
         args.jobs = args.jobs or len(args.gpus) or max(1, _cores() // args.cpus)
         self.seeds = tuple(dict.fromkeys(args.seeds or table.seeds))
@@ -110,7 +112,7 @@ class Grid:
         return {seed: run for run in self.found[cell] if run.result for seed in run.seeds if seed in self.seeds}
 
     def jobs(self, together: bool) -> list[Job]:
-        """What is to be started: unfinished runs with a seed that is wanted, then the seeds that no run has, one of every
+        """What is to be started: unfinished runs with a seed that is wanted, then seeds that no run has, one of every
         cell before another of any.
 
         `together`: the new seeds of a cell share a process, which is right on a GPU; on a CPU, processes use its cores.
@@ -131,13 +133,23 @@ class Grid:
     def run(self) -> None:
         """Run all jobs; one that fails is told with the end of its log, and the others go on. What somebody else trains
         at the moment is waited for."""
-        args, running, told, without = self.args, [], set(), {}
+        args = self.args
         if not self.jobs(False):
             return
         executor = Ray(args.ray, args.cpus, args.gpu_share, args.retries) if args.ray else Local(args.jobs, args.gpus)
-        todo = self.jobs(executor.gpu)
-        total = len(todo)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        try:
+            self.loop(executor)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+        finally:
+            signal.signal(signal.SIGINT, lambda *_: None)  # once is enough; processes do not inherit it
+            executor.stop()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def loop(self, executor: Local | Ray) -> None:
+        todo, running, told, without = self.jobs(executor.gpu), [], set(), {}
+        total = len(todo)
         try:
             while todo or running:
                 for job in list(todo):
@@ -145,10 +157,10 @@ class Grid:
                         break
                     if reason := without.get(job.cell.dataset) or self.in_the_way(job):
                         self.failed.append(f"{job}: {reason}")
-                    elif free := hold(job):
+                    elif not busy(job.resume) and (free := hold(job)):
                         for file in free:  # for the executor to hold again
                             file.close()
-                        verb = "submitted" if args.ray else "resumed" if job.resume else "started"
+                        verb = "submitted" if self.args.ray else "resumed" if job.resume else "started"
                         print(f"[{total - len(todo) + 1}/{total}] {verb} {job}, log {job.log}", flush=True)
                         running.append((job, executor.submit(job)))
                     else:
@@ -158,31 +170,39 @@ class Grid:
                         continue
                     todo.remove(job)
                 for job, handle in list(running):
-                    if (why := executor.outcome(handle)) is not None:
+                    if (why := executor.outcome(handle)) == CHANGED:
+                        todo += self.again(job, executor.gpu)
+                    elif why is not None:
+                        end = self.over(job, why)
+                        if end.startswith(f"error: {job.cell.dataset}: not at hand") and not self.args.ray:
+                            without[job.cell.dataset] = end
+                    if why is not None:
                         running.remove((job, handle))
-                        if self.over(job, why).startswith(f"error: {job.cell.dataset}: not at hand") and not args.ray:
-                            without[job.cell.dataset] = why.splitlines()[-1]
                 time.sleep(0.2)
-        except (KeyboardInterrupt, InputError) as error:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:
             print(f"\nstopping {len(running)} runs; they save and can go on", file=sys.stderr, flush=True)
-            executor.stop()
-            if isinstance(error, InputError):
-                raise
-            raise KeyboardInterrupt("stopped; the same command goes on from here") from None
-        executor.stop()
+            raise
+
+    def again(self, job: Job, together: bool) -> list[Job]:
+        """What is left of a job whose seeds somebody else has trained, or begun in another grouping."""
+        self.find()
+        return [new for new in self.jobs(together) if new.cell == job.cell and set(new.seeds) & set(job.seeds)]
 
     def over(self, job: Job, why: str) -> str:
         """Tell how a job ended, and return the last line of why it failed."""
         if why:
             first, *end = why.splitlines()
             self.failed.append(", ".join([f"{job}: {first}", *end[-1:]]))
-            print("\n    ".join([f"FAILED {job}, {first}; the end of {job.log}:", *end]), flush=True)
+            print("\n    ".join([f"FAILED {job}, {first}" + f"; the end of {job.log}:" * bool(end), *end]), flush=True)
             return end[-1] if end else first
-        run = [run for run in job.found() if run.result and set(run.seeds) & set(job.seeds)][-1]
-        scores = " ".join(f"{row[self.table.score]:.1f}" for row in run.result["seeds"].values())
-        print(f"finished {job}: {scores or 'no score'}, {duration(run.result['training_seconds'])}", flush=True)
-        return ""
+        for _ in range(20):  # a shared disk may be slow to show what another node wrote
+            if done := [run for run in job.found() if run.result and set(run.seeds) & set(job.seeds)]:
+                scores = " ".join(f"{row[self.table.score]:.1f}" for row in done[-1].result["seeds"].values())
+                took = duration(done[-1].result.get("training_seconds"))
+                print(f"finished {job}: {scores or 'no score'}, {took}", flush=True)
+                return ""
+            time.sleep(0.5)
+        return self.over(job, f"finished, but {self.args.runs} has no such run; was the algorithm's file changed?")
 
     def in_the_way(self, job: Job) -> str:
         """Why a job cannot be started, or an empty string."""

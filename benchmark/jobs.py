@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmark.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
 
-STOPPED = "stopped; it can go on"
+STOPPED, CHANGED = "stopped; it can go on", "changed; to be planned anew"
 FOLLOW = """import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 os.getppid() == int(sys.argv[1]) or sys.exit(1)
@@ -44,7 +44,7 @@ class Cell:
 
 def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...]) -> Cell:
     """InputError: the file has no such --config, or none for this dataset."""
-    args = arguments(algorithm, ["--env", dataset, "--device", "cpu", *words])
+    args = arguments(algorithm, ["--env", dataset, *words, "--device", "cpu"])
     return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True))
 
 
@@ -88,7 +88,7 @@ class Job:
 
 
 def hold(job: Job) -> list | None:
-    """Open files that keep the job's seeds, and the run it resumes, from everybody else; None: they are not free.
+    """Open files that keep the job's seeds from everybody else; None: they are not free.
 
     A process that inherits the files holds the seeds too, until it ends, however it ends. InputError: no such folder.
     """
@@ -98,11 +98,6 @@ def hold(job: Job) -> list | None:
             files = [stack.enter_context(open(path, "w")) for path in job.locks]
             for file in files:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if job.resume:  # a person may have resumed it
-                own = lock(job.resume.folder / "config.json")
-                if not own:
-                    return None
-                os.close(own)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -111,32 +106,52 @@ def hold(job: Job) -> list | None:
     return files
 
 
+def busy(run: Run | None) -> bool:
+    """Is the run in training, by a person too?"""
+    try:
+        own = run and lock(run.folder / "config.json")
+    except OSError:  # gone, or not ours: whoever resumes it is told
+        return False
+    if own:
+        os.close(own)
+    return run is not None and not own
+
+
 def work(job: Job, gpu: str | None = None, follow: bool = False, stopped: Callable[[], bool] = lambda: False) -> str:
     """Train a job to its end in a process of its own: why that failed, with its log's last lines; or nothing.
 
-    Waits for whoever trains one of its seeds, and resumes what they left. `gpu`: CUDA_VISIBLE_DEVICES; None: as it is.
-    `follow`: the process saves and stops when this one is killed; else it goes on alone. On KeyboardInterrupt, or when
-    `stopped()`, it saves and stops. InputError: no process can be started, or no file written.
+    Waits for whoever trains one of its seeds; CHANGED: they left something else than this job's run. `gpu`:
+    CUDA_VISIBLE_DEVICES; None: as it is. `follow`: the process saves and stops when this one is killed; else it goes on
+    alone. On KeyboardInterrupt, or when `stopped()`, it saves and stops. InputError: no process can be started.
     """
-    held = None
+    held, why = None, ""
+    if follow:  # Ray's workers may ignore what cancels a task
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while not (held := hold(job)):
             if stopped():
                 return STOPPED
             time.sleep(0.5)
         for attempt in range(job.retries + 1):
-            runs = job.found()
-            if set(job.seeds) <= {seed for run in runs if run.result for seed in run.seeds}:
+            runs, wanted = job.found(), set(job.seeds)
+            finished = wanted & {seed for run in runs if run.result for seed in run.seeds}
+            begun = [run for run in runs if not run.result and wanted & set(run.seeds)]
+            if finished == wanted:
                 return ""
-            same = [run for run in runs if not run.result and tuple(run.seeds) == job.seeds]
-            resume = job.resume or (same[-1] if same else None)
-            code = _train(replace(job, resume=resume), held, gpu, follow, stopped)
+            if not job.resume and (finished or begun and tuple(begun[-1].seeds) != job.seeds):
+                return CHANGED
+            run = job.resume or (begun[-1] if begun else None)
+            while busy(run) and not stopped():
+                time.sleep(0.5)
+            if stopped():
+                return STOPPED
+            code, end = _train(replace(job, resume=run), held, gpu, follow, stopped)
             if code == 0 or stopped():
                 return STOPPED if code else ""
-            end = job.log.read_text(errors="replace").strip().splitlines()[-5:] or ["no output"]
-            if code > 0 and "the evaluation worker died" not in end[-1]:  # not killed
+            why = "\n".join([f"exit code {code}", *end])
+            if code > 0 and code != 128 + signal.SIGINT and "the evaluation worker died" not in end[-1]:  # not killed
                 break
-        return "\n".join([f"exit code {code}", *end])
+        return why
     except KeyboardInterrupt:
         return STOPPED
     finally:
@@ -144,14 +159,16 @@ def work(job: Job, gpu: str | None = None, follow: bool = False, stopped: Callab
             file.close()
 
 
-def _train(job, held, gpu, follow, stopped) -> int:
+def _train(job, held, gpu, follow, stopped) -> tuple[int, list[str]]:
+    """Exit code, and the last lines that it left in its log."""
     environment = os.environ | {"OMP_NUM_THREADS": str(job.cpus), "MKL_NUM_THREADS": str(job.cpus)}
     environment |= {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     if job.standin:  # neither downloaded nor from D4RL's own folder
         environment |= {"SOLO_MIRRORS": "", "D4RL_DATASET_DIR": os.devnull}
     before = ["-c", FOLLOW, str(os.getpid())] if follow and sys.platform == "linux" else []
     try:
-        with open(job.log, "a") as log:
+        with open(job.log, "ab") as log:
+            start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, *before, *job.command[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment, pass_fds=[file.fileno() for file in held],
@@ -163,6 +180,8 @@ def _train(job, held, gpu, follow, stopped) -> int:
             time.sleep(0.2)
     finally:  # KeyboardInterrupt too
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not SIGINT: below Ray's processes it is blocked, elsewhere it may be ignored
         process.wait()
-    return process.returncode
+    with open(job.log, "rb") as log:
+        log.seek(start)
+        return process.returncode, log.read().decode(errors="replace").strip().splitlines()[-5:] or ["no output"]

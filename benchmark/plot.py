@@ -50,7 +50,7 @@ def read(folders: tuple[Path, ...]) -> list[Run]:
             print(f"passed over: {reason}", file=sys.stderr)
     if not found:
         raise InputError("no run folder among them; name some, for example runs/*")
-    return sorted(found.values(), key=lambda run: (str(run.config.get("started", "")), run.folder.name))
+    return sorted(found.values(), key=Run.age)
 
 
 def dataset(run: Run) -> str:
@@ -61,20 +61,22 @@ def dataset(run: Run) -> str:
 
 
 def gather(runs: list[Run]) -> list[Group]:
-    """A group per set of runs, oldest first, that differ in nothing but seeds; of two with a seed, the newer counts."""
+    """A group per set of runs, oldest first, that differ in nothing but seeds; of two with a seed the newer counts, but
+    a finished one before an unfinished one."""
     alike = {}
     for run in runs:
-        facts = run.algorithm, str(run.script), run.settings, run.config.get("data", {}).get("sha256"), run.standin
-        alike.setdefault(repr(facts), []).append(run)
+        data = run.config.get("data", {}).get("sha256"), run.standin
+        alike.setdefault(repr((run.algorithm, run.script.resolve(), run.settings, data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
     for group in alike.values():
         owner = {}
         for run in group:
             for seed in run.seeds:
-                if seed in owner:
-                    print(f"seed {seed} of {label(run)}, {dataset(run)} is there twice: {run.folder.name} counts, not "
-                          f"{owner[seed].folder.name}", file=sys.stderr)
-                owner[seed] = run
+                old = owner.get(seed)
+                owner[seed] = old if old and old.result and not run.result else run
+                if old:
+                    print(f"seed {seed} of {label(run)}, {dataset(run)} is there twice: {owner[seed].folder.name} "
+                          f"counts, not {(old if owner[seed] is run else run).folder.name}", file=sys.stderr)
         groups.append(Group(dataset(group[0]), name(group[0], firsts), dict(sorted(owner.items()))))
     return sorted(groups, key=lambda group: (group.dataset, group.algorithm))
 

@@ -43,20 +43,24 @@ def comparisons(groups: list[Group], score: str) -> list[Comparison]:
 def _comparison(groups, standin, score) -> Comparison | None:
     """The datasets on which every algorithm has finished seeds, and the least number of them in a cell, lowest first.
 
-    Algorithms without a finished seed are left out; then, until there is a dataset in common, the one with the fewest.
+    Algorithms without a finished seed are left out; then those with the fewest datasets, where that leaves more cells
+    to compare, or where nothing is in common otherwise.
     """
     cells = {(group.algorithm, group.dataset): list(group.scores(score).values()) for group in groups if not group.raw}
     cells, has = {cell: scores for cell, scores in cells.items() if scores}, {}
     for algorithm, dataset in cells:
         has.setdefault(algorithm, []).append(dataset)
-    kept, common = dict(has), []
-    while kept and not (common := [d for d in next(iter(kept.values())) if all(d in row for row in kept.values())]):
-        del kept[min(reversed(kept), key=lambda algorithm: len(kept[algorithm]))]
-    if not kept:
+    if not has:
         return None
+    order, choices = sorted(has, key=lambda algorithm: -len(has[algorithm])), []
+    for count in range(1, len(order) + 1):
+        common = [d for d in has[order[0]] if all(d in has[algorithm] for algorithm in order[:count])]
+        choices.append(((count > 1 and bool(common), count * len(common), count), order[:count], common))
+    _, chosen, common = max(choices)  # two algorithms or more, most cells, most algorithms
+    kept = {algorithm: has[algorithm] for algorithm in has if algorithm in chosen}
     n = min(len(cells[algorithm, dataset]) for algorithm in kept for dataset in common)
     algorithms, datasets = (dict.fromkeys(getattr(group, key) for group in groups) for key in ("algorithm", "dataset"))
-    out = [f"{name} ({'no dataset in common' if name in has else 'no finished run'})"
+    out = [f"{name} ({'too few datasets in common' if name in has else 'no finished run'})"
            for name in algorithms if name not in kept]
     for dataset in (dataset for dataset in datasets if dataset not in common):
         missing = ", ".join(name for name in kept if dataset not in kept[name])

@@ -64,6 +64,10 @@ class Run:
     def algorithm(self) -> str:
         return self.config["algorithm"]
 
+    def age(self) -> tuple[str, str]:
+        """Sorts older runs first: its start to the second, and its name, which has the milliseconds."""
+        return str(self.config.get("started", "")), self.folder.name
+
     @property
     def seeds(self) -> list[int]:
         return self.config["args"]["seeds"]
@@ -130,21 +134,22 @@ def read_run(folder: Path) -> Run:
     """InputError: no run folder."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        config["algorithm"], config["args"]["seeds"], config["command"], config["dataset_source"]
+        config["args"]["seeds"], config["args"]["env"], config["dataset_source"]
+        Path(shlex.split(config["command"])[0]), config["algorithm"] + ".py"
         return Run(folder, config)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder}: not a run folder ({type(error).__name__}: {error}); name one in runs/") from None
 
 
 def find_runs(folder: Path) -> list[Run]:
     """All runs in a folder of run folders, oldest first; folders that are none are passed over."""
     found = []
-    for path in sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime):
+    for path in folder.glob("*/config.json"):
         try:
             found.append(read_run(path.parent))
         except InputError as error:
             print(f"passed over: {error}", file=sys.stderr)
-    return found
+    return sorted(found, key=Run.age)
 
 
 def label(run: Run) -> str:

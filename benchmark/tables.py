@@ -5,13 +5,13 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from benchmark import page
 from benchmark.curves import TIMES, Group
 from benchmark.files import whole
 
 PAPERS = Path(__file__).parent / "papers"
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5%, 1 to 9 degrees of freedom
 SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
           "best": "the best evaluation"}
 
@@ -22,7 +22,7 @@ def verdict(scores: list[float], mean: float, std: float) -> str:
     if not scores:
         return "missing"
     difference, allowed, n = abs(np.mean(scores) - mean), max(2.0, std), len(scores)
-    half = T_95[min(n - 2, 8)] * np.std(scores, ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    half = stats.t.ppf(0.975, n - 1) * np.std(scores, ddof=1) / np.sqrt(n) if n > 1 else 0.0
     return "pass" if difference <= max(allowed, half) else "near" if difference <= 2 * allowed else "miss"
 
 
@@ -75,7 +75,7 @@ def runs(grid) -> list[dict]:
 
 def markdown(grid, rows: list[dict]) -> str:
     """Datasets down, algorithms across: ours / published and verdict; ours alone where nothing is comparable."""
-    alone = not grid.paper
+    alone, seeds = not grid.paper, max(len(grid.table.seeds), len(grid.seeds))
     names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
@@ -83,7 +83,7 @@ def markdown(grid, rows: list[dict]) -> str:
     def text(row):
         ours = "-"
         if row["mean"]:
-            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {len(grid.table.seeds)})"
+            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {seeds})"
         theirs = f"{row['published_mean']} ± {row['published_std']}" if row["published_mean"] else "-"
         return theirs if row["data"] == "quoted" else ours if alone else f"{ours} / {theirs} {row['verdict']}".strip()
 

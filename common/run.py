@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import InputError, RunError, lock
+from common import InputError, RunError, keep_memory, lock
 from common.data import normalized_score
 from common.evaluation import Evaluator
 
@@ -119,7 +119,7 @@ def friendly():
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -149,6 +149,7 @@ class Run:
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
+        keep_memory()
         self.folder = args.resume or self._create()
         with _writing(self.folder / "config.json"):
             self.lock = lock(self.folder / "config.json")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, tables
 from benchmark.executors import Local
 from benchmark.grid import GYM, Column, Table, make
-from benchmark.jobs import cell, hold
+from benchmark.jobs import CHANGED, STOPPED, cell, hold, work
 from benchmark.runs import find_runs, load_script
 from benchmark.tables import markdown, published, results, verdict
 from common import InputError
@@ -87,6 +88,7 @@ def test_a_run_belongs_to_the_cell_with_its_flags_whoever_started_it(tmp_path):
 
 def test_seeds_share_a_process_on_a_gpu(tmp_path, monkeypatch):
     words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     table = make(TABLE, words)
     assert [job.seeds for job in table.jobs(True)] == [(0, 1)] and [job.seeds for job in table.jobs(False)] == [(0,), (1,)]
     assert table.args.gpus == () and table.args.jobs == len(os.sched_getaffinity(0)) and {job.cpus for job in table.jobs(False)} == {1}
@@ -107,6 +109,11 @@ def test_local_processes_take_gpus_in_turn(tmp_path, monkeypatch):
         local.stop()
         assert sorted(seen) == expected and [local.outcome(handle) for handle in handles] == [""] * 4
         assert local.gpu == bool(gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-abc")  # a scheduler's: they are counted among these
+    local = Local(1, (1,))
+    assert local.slots.get() == "GPU-abc" and local.stop() is None
+    with pytest.raises(InputError, match="--gpus 2: CUDA_VISIBLE_DEVICES has only 2"):
+        Local(1, (0, 2))
 
 
 def test_updates_of_the_command_line_replace_the_columns(tmp_path):
@@ -217,7 +224,8 @@ def test_attack_models(small, tmp_path):
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (tmp_path / "two.py").write_text(SCRIPT)
     return tmp_path / "two.py"
 
@@ -331,6 +339,82 @@ def test_data_that_cannot_be_had(script, tmp_path):
     code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--jobs", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
     assert code == 1 and out.count("started") == 1 and err.count("hopper-medium-v2: not at hand") == 4
     assert not list((tmp_path / "runs").glob("*-*"))
+
+
+def test_what_others_left_is_planned_anew(tmp_path, monkeypatch):
+    """Seed 0 was finished, seed 1 begun in another grouping, while a job with both waited: only what is left is trained."""
+    trained = []
+
+    def train(job, *_):
+        trained.append((job.seeds, job.resume and job.resume.folder.name))
+        write_run(tmp_path / f"done{len(trained)}", "td3_bc", "--env hopper-medium-v2", seeds=job.seeds, scores=[1.0] * len(job.seeds))
+        return 0, ["fine"]
+
+    monkeypatch.setattr("benchmark.jobs._train", train)
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"])
+    (both,) = table.jobs(True)
+    write_run(tmp_path / "a", "td3_bc", "--env hopper-medium-v2", seeds=(0,))
+    assert work(both) == CHANGED and not trained
+    write_run(tmp_path / "b", "td3_bc", "--env hopper-medium-v2", seeds=(1, 7), scores=None)
+    assert work(both) == CHANGED and not trained
+    (rest,) = table.again(both, True)
+    assert work(rest) == "" and trained == [((1, 7), "b")] and work(rest) == ""  # nothing twice
+    stale, real = iter([[both]] * 2), table.jobs  # the plan is older than what they left
+    monkeypatch.setattr(table, "jobs", lambda together: next(stale, None) or real(together))
+    trained.clear()
+    shutil.rmtree(tmp_path / "done1")
+    table.run()
+    assert trained == [((1, 7), "b")] and not table.failed
+
+
+def test_a_run_that_is_not_the_cells_any_more_fails_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmark.jobs._train", lambda *_: (0, ["fine"]))
+    monkeypatch.setattr("benchmark.grid.time.sleep", lambda seconds: None)
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "--seeds", "0"])
+    table.run()
+    assert "has no such run; was the algorithm's file changed?" in table.failed[0] and "FAILED td3_bc" in capsys.readouterr().out
+
+
+def test_an_unexpected_error_stops_what_runs(tmp_path, monkeypatch):
+    """Of one job: its failure. Of the grid itself: all runs are stopped before it goes on its way."""
+    def broken(job, gpu, stopped):
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr("benchmark.executors.work", broken)
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--seeds", "0"])
+    table.run()
+    assert [line.partition(": ")[2] for line in table.failed] == ["ZeroDivisionError: broken"] * 2
+    ended = []
+
+    def patient(job, gpu, stopped):
+        wait_until(stopped, 60)
+        ended.append(job)
+        return STOPPED
+
+    monkeypatch.setattr("benchmark.executors.work", patient)
+    monkeypatch.setattr(Local, "outcome", lambda self, handle: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        table.run()
+    assert ended
+
+
+def test_a_stale_log_is_not_blamed(tmp_path, monkeypatch):
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "--seeds", "0"])
+    (job,) = table.jobs(False)
+    job.log.parent.mkdir()
+    job.log.write_text("error: hopper-medium-v2: not at hand\n")
+    monkeypatch.setattr(type(job), "command", ["python", "-c", "raise SystemExit(3)"])
+    assert work(job).splitlines() == ["exit code 3", "no output"]
+    monkeypatch.setattr(type(job), "command", ["python", "-c", "import os; print(os.getpid(), flush=True); os.kill(os.getpid(), 15)"])
+    assert work(replace(job, retries=2)).startswith("exit code -15") and len(job.log.read_text().splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize("config", [b"\xff\xfe", b"{}", b'{"algorithm": "x", "command": "", "args": {"seeds": [0], "env": "x"}, "dataset_source": "d4rl"}'])
+def test_a_damaged_folder_is_passed_over(config, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_bytes(config)
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
+    assert len(make(TABLE, ["--runs", str(tmp_path)]).runs) == 1 and "passed over" in capsys.readouterr().err
 
 
 def test_real_data_are_not_used_for_a_standin_table(tmp_path):

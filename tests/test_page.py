@@ -112,6 +112,17 @@ def test_one_seed_has_values_and_no_interval():
     assert improvements(scores)["a", "b"][0] == 0.5 and np.isnan(profiles(scores, np.zeros(1))["a"][1:]).all()
 
 
+def test_a_small_column_does_not_shrink_the_comparison(tmp_path):
+    """Two algorithms on three datasets, one of them and a third on one: the two stay; on two, all three."""
+    def compared(*third):
+        datasets = {"a": ("hopper", "walker2d", "ant"), "b": ("hopper", "walker2d", "ant"), "c": third}
+        groups = [group(tmp_path / str(len(third)), f"{d}-medium-v2", name, (1.0,)) for name, row in datasets.items() for d in row]
+        (only,) = comparisons(groups, "last")
+        return list(only.scores), len(only.datasets)
+
+    assert compared("hopper") == (["a", "b"], 3) and compared("hopper", "ant") == (list("abc"), 2) and compared("hopper", "walker2d", "ant") == (list("abc"), 3)
+
+
 def test_what_is_compared(tmp_path):
     """Datasets that all have finished, the least number of seeds; stand-ins and raw returns apart; and it says so."""
     groups = [group(tmp_path, "hopper-medium-v2", "a", (1.0, 2.0, 3.0)), group(tmp_path, "hopper-medium-v2", "b", (4.0, 5.0)),
@@ -120,7 +131,7 @@ def test_what_is_compared(tmp_path):
               group(tmp_path, "ant-medium-v2", "d", (9.0,)), group(tmp_path, "hopper-expert-v2", "a", (7.0,), kind="standin")]
     real, standin = comparisons(groups, "last")
     assert {name: scores.tolist() for name, scores in real.scores.items()} == {"a": [[1.0], [2.0]], "b": [[4.0], [5.0]]}
-    assert str(real) == ("2 algorithms, 1 dataset, 2 seeds each. Left out: c (no finished run); d (no dataset in common); walker2d-medium-v2 (not finished "
+    assert str(real) == ("2 algorithms, 1 dataset, 2 seeds each. Left out: c (no finished run); d (too few datasets in common); walker2d-medium-v2 (not finished "
                          "by b); d4rl/pen/human-v2 (raw returns); ant-medium-v2 (not finished by a, b); seeds beyond the first 2 of a cell.")
     assert standin.standin and standin.datasets == ["hopper-expert-v2"] and str(standin) == "1 algorithm, 1 dataset, 1 seed."
     assert comparisons(groups[3:4], "last") == [] and comparisons(groups, "best")[0].scores["a"].tolist() == [[2.0], [2.0]]

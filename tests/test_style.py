@@ -85,7 +85,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in ("dynamics", "terminations")}
-    assert sum(lines.values()) <= 1158, lines
+    assert sum(lines.values()) <= 1167, lines
     for path in ALGORITHMS + COMMON + BENCHMARK:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
