@@ -56,7 +56,7 @@ class Args:
     datasets: tuple[str, ...] = ()  # rows; default: all of the paper's
     columns: tuple[str, ...] = ()  # algorithms; default: all that we have
     seeds: tuple[int, ...] = ()  # default: as many as the paper's
-    updates: int | None = None  # gradient steps, in place of the paper's: a table of its own
+    updates: int | None = None  # gradient steps in place of the paper's: a table of its own; few get 10 evaluations
     standin: bool = False  # stand-in data in place of D4RL's: a table of its own
     jobs: int | None = None  # processes at a time; default: one per GPU, or as many as the cores allow
     cpus: int = 1  # threads of a run; on a CPU, its last digits depend on them
@@ -95,6 +95,8 @@ class Grid:
         args.jobs = args.jobs or len(args.gpus) or max(1, _cores() // args.cpus)
         self.seeds = tuple(dict.fromkeys(args.seeds or table.seeds))
         updates = () if args.updates is None else ("--updates", str(args.updates))
+        if updates and args.updates < 50_000 and "eval-every" not in given:  # ten evaluations, or there is no curve
+            updates += ("--eval-every", str(max(1, args.updates // 10)))
         self.paper = not (args.standin or updates or self.extra)  # the paper's setting and data: comparable
         self.cells = [cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra))
                       for dataset in dict.fromkeys(args.datasets or table.datasets)
@@ -234,7 +236,7 @@ class Grid:
     def seconds(self, job: Job) -> float | None:
         """From the updates per second of the newest run with the same values on the same robot; None without one."""
         def of(run):
-            return {name: value for name, value in run.items() if name not in ("env", "eval_env", "updates")}
+            return {name: value for name, value in run.items() if name not in ("env", "eval_env", "updates", "eval_every")}
 
         robot, mine = job.cell.dataset.split("-")[0], json.loads(job.cell.settings)
         alike = [run for run in self.runs if run.algorithm == job.cell.algorithm and run.speed

@@ -120,7 +120,10 @@ def test_updates_of_the_command_line_replace_the_columns(tmp_path):
     table = Table(name="x", title="x", columns={"a": Column("td3_bc", "--updates 7 --alpha 2")}, datasets=("hopper-medium-v2",), seeds=(0,))
     words = ["--runs", str(tmp_path)]
     assert make(table, words).cells[0].words == ("--updates", "7", "--alpha", "2")
-    assert make(table, [*words, "--updates", "9", "--", "--tau", "0.1"]).cells[0].words == ("--alpha", "2", "--updates", "9", "--tau", "0.1")
+    assert make(table, [*words, "--updates", "9", "--", "--tau", "0.1"]).cells[0].words == ("--alpha", "2", "--updates", "9", "--eval-every", "1", "--tau", "0.1")
+    assert make(table, [*words, "--updates", "400"]).cells[0].words[-4:] == ("--updates", "400", "--eval-every", "40")  # a curve of ten
+    assert "--eval-every" not in make(table, [*words, "--updates", "50000"]).cells[0].words
+    assert make(table, [*words, "--updates", "400", "--", "--eval-every", "9"]).cells[0].words[-4:] == ("--updates", "400", "--eval-every", "9")
 
 
 def test_table_text(tmp_path):
@@ -155,7 +158,8 @@ def page_text(path):
     (["--", "--batch-size", "64"], "d4rl", ["Not the paper's setting: --batch-size 64"])])
 def test_nothing_published_stands_beside_other_data_or_settings(words, kind, notes, tmp_path):
     own = " ".join(word for word in words if word not in ("--", "--standin"))
-    write_run(tmp_path / "r", "td3_bc", f"--env hopper-medium-v2 {own}", seeds=(0, 1), kind=kind, scores=(103.0, 107.0))
+    often = " --eval-every 1" * ("--updates" in words)  # as the grid asks for
+    write_run(tmp_path / "r", "td3_bc", f"--env hopper-medium-v2 {own}{often}", seeds=(0, 1), kind=kind, scores=(103.0, 107.0))
     cut = words.index("--") if "--" in words else len(words)
     table = make(TABLE, [*words[:cut], "--runs", str(tmp_path), "--out", str(tmp_path / "out"), *words[cut:]])
     text = tables.write(table)
