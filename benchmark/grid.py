@@ -236,7 +236,7 @@ class Grid:
     def seconds(self, job: Job) -> float | None:
         """From the updates per second of the newest run with the same values on the same robot; None without one."""
         def of(run):
-            return {name: value for name, value in run.items() if name not in ("env", "eval_env", "updates", "eval_every")}
+            return {name: run[name] for name in run if name not in ("env", "eval_env", "updates", "eval_every")}
 
         robot, mine = job.cell.dataset.split("-")[0], json.loads(job.cell.settings)
         alike = [run for run in self.runs if run.algorithm == job.cell.algorithm and run.speed
