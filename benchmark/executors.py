@@ -17,6 +17,7 @@ from common import InputError
 
 FORWARDED = "SOLO_CACHE", "SOLO_MIRRORS", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"  # to every node: where data are
 
+
 class Local:
     """`jobs` processes at a time; with `gpus`, each process sees one of them, taken in turn. They outlive this one."""
 
@@ -112,7 +113,8 @@ class Ray:
         """Cancelled tasks let their process save; wait for that, a minute at most."""
         for ref in self.refs:
             self.ray.cancel(ref, recursive=False)
-        self.ray.wait(self.refs, num_returns=len(self.refs), timeout=60)
+        if self.refs:
+            self.ray.wait(self.refs, num_returns=len(self.refs), timeout=60)
         self.ray.shutdown()
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
 
 from benchmark import page
@@ -19,7 +18,7 @@ from benchmark.curves import Group
 from benchmark.figures import colours, curve_figure, profile_figure
 from benchmark.robust import comparisons, profiles, thresholds
 from benchmark.runs import Run, duration, label, read_run
-from benchmark.tables import SCORES
+from benchmark.tables import SCORES, row
 from common import InputError
 from common.run import friendly
 
@@ -90,15 +89,6 @@ def name(run: Run, firsts: list[Run]) -> str:
     return " ".join([label(run), *told, *([] if alone else [run.folder.name])])
 
 
-def row(group: Group, score: str) -> dict:
-    """As a row of benchmark/tables.py's results, with nothing published."""
-    scores, kinds = list(group.scores(score).values()), {run.config["dataset_source"] for run in group.runs.values()}
-    mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
-    return {"dataset": group.dataset, "algorithm": group.algorithm, "data": min(kinds), "seeds": len(scores),
-            "mean": mean, "std": std, "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": "",
-            "published_std": "", "verdict": "", "source": ""}
-
-
 def text(groups: list[Group], rows: list[dict]) -> str:
     """A table in columns: score, how far unfinished runs are, training time and speed."""
     lines = [["dataset", "algorithm", "score", "seeds", "training", "updates/s", ""]]
@@ -114,7 +104,10 @@ def text(groups: list[Group], rows: list[dict]) -> str:
 
 def main(args: Args):
     groups = gather(read(args.runs))
-    rows, files = [row(group, args.score) for group in groups], [args.out / f"{args.name}.html"]
+    sources = [next(iter(group.runs.values())).config["dataset_source"] for group in groups]
+    rows = [row(group.dataset, group.algorithm, source, {}, "", list(group.scores(args.score).values()))
+            for group, source in zip(groups, sources)]
+    files = [args.out / f"{args.name}.html"]
     how = f"Normalised score (return where a task has none), {SCORES[args.score]} of each run, mean ± std over seeds."
     notes, colour = [NOTE] * any(group.standin for group in groups), colours(group.algorithm for group in groups)
     print("\n\n".join([text(groups, rows), how, *notes]))

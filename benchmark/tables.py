@@ -40,18 +40,19 @@ def results(grid) -> list[dict]:
     table, rows, paper = grid.table, [], published(grid.table) if grid.paper else {}
     for cell in grid.cells:
         done = {seed: run.result["seeds"].get(str(seed)) for seed, run in sorted(grid.finished(cell).items())}
-        scores = [row[table.score] for row in done.values() if row]
+        scores = [of[table.score] for of in done.values() if of]
         quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
         judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
         data = "standin" if grid.args.standin else "d4rl"
-        rows.append(_row(cell.dataset, cell.column, data, quote, judged, scores))
+        rows.append(row(cell.dataset, cell.column, data, quote, judged, scores))
     for dataset in dict.fromkeys(cell.dataset for cell in grid.cells):
         quotes = {name: paper.get((dataset, name)) for name in table.quoted}
-        rows += [_row(dataset, name, "quoted", quote, "quoted") for name, quote in quotes.items() if quote]
+        rows += [row(dataset, name, "quoted", quote, "quoted") for name, quote in quotes.items() if quote]
     return rows
 
 
-def _row(dataset, algorithm, data, quote, judged, scores=()):
+def row(dataset: str, algorithm: str, data: str, quote: dict, judged: str, scores=()) -> dict[str, str | int]:
+    """A cell; `data`: d4rl, standin, quoted or another source; `quote`: the paper's row, if any."""
     mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
     return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std,
             "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": quote.get("mean", ""),

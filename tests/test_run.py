@@ -243,6 +243,19 @@ def test_resume_of_a_finished_run_reports_again(tmp_path):
     assert files == {name: (folder / name).read_bytes() for name in files}
 
 
+def test_memory_is_kept_between_updates(tmp_path, monkeypatch):
+    """64 MB that come and go cost their pages once; every run asks for that."""
+    code = ("import resource, sys, torch; from common import keep_memory; sys.argv[1] == 'keep' and keep_memory(); touch = lambda: torch.ones(1 << 24); "
+            "[touch().size(0) for _ in range(20)]; faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; n = faults(); [touch().size(0) for _ in range(20)]; print(faults() - n)")
+    kept, fresh = (int(subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True).stdout) for word in ("keep", ""))
+    if sys.platform == "linux":
+        assert kept < fresh / 2, (kept, fresh)
+    asked = []
+    monkeypatch.setattr("common.run.keep_memory", lambda: asked.append(1))
+    make_run(tmp_path)
+    assert asked
+
+
 def test_what_evaluation_costs(tmp_path, capsys):
     """Inline, training waits for all of it; a resumed run goes on counting; the wait at the end is told apart."""
     run, agents = make_run(tmp_path)
