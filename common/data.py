@@ -21,8 +21,8 @@ import time
 import urllib.request
 import warnings
 from collections import namedtuple
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from tqdm import tqdm
 from common import InputError, lock
 
 MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
+SUFFIXES = (".hdf5", ".h5", ".npz")  # of files of the user's own
 REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
 with open(Path(__file__).parent / "d4rl.csv") as table:
     D4RL = {row["dataset"]: row for row in csv.DictReader(table)}  # D4RL's facts about its datasets, as strings
@@ -78,6 +79,28 @@ class Dataset:
         """Uniform with replacement; `rng` lives on the dataset's device, so nothing waits for the host."""
         index = torch.randint(len(self.rows), (batch_size,), generator=rng, device=self.device)
         return self._split(self.rows[index])
+
+    @cached_property
+    def _followed(self) -> Tensor:
+        """Rows with a next action, that of the row after it, and true ends, which need none."""
+        known = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
+        last = self.episodes[:, 1].to(self.device) - 1
+        known[last] = self.done[last] > 0
+        return known.nonzero()[:, 0]
+
+    def sample_sarsa(self, batch_size: int, rng: torch.Generator) -> tuple[Batch, Tensor]:
+        """As `sample`, of rows whose episode has a next action, and that action (B, A); at a true end it means nothing."""
+        index = torch.randint(len(self._followed), (batch_size,), generator=rng, device=self.device)
+        index = self._followed[index]
+        return self._split(self.rows[index]), self.action[(index + 1).clamp(max=len(self.rows) - 1)]
+
+    def subset(self, index: Tensor) -> "Dataset":
+        """Some rows (M,) int64, ascending, as a dataset with statistics of its own."""
+        episode = torch.searchsorted(self.episodes[:, 1].contiguous(), index.cpu(), right=True)
+        cuts = (episode.diff().nonzero()[:, 0] + 1).tolist()
+        episodes = torch.tensor([[0, *cuts], [*cuts, len(index)]]).T
+        return replace(self, rows=self.rows[index.to(self.device)], episodes=episodes,
+                       source=self.source | {"rows": len(index)})
 
 
 def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str = "raw", standin: bool = True,
@@ -159,7 +182,7 @@ def _references(task):
 def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000) -> tuple[dict[str, np.ndarray], dict]:
     """All rows of a dataset in D4RL's layout, checked, and their source. Arguments and errors as `load_dataset`."""
     path = Path(env).expanduser()
-    if path.suffix in (".hdf5", ".h5", ".npz"):
+    if path.suffix in SUFFIXES:
         return _checked(_read(path)[0], env), {"kind": "file", "path": str(path), "sha256": _sha256(path)}
     if "/" in env:
         return _read_minari(env)

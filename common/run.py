@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from common import InputError, RunError, keep_memory, lock
-from common.data import normalized_score
+from common.data import SUFFIXES, normalized_score
 from common.evaluation import Evaluator
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -52,8 +52,8 @@ class RunArgs:
 def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
-    `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults. With
-    `--resume` the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
+    `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults; an own file
+    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
     """
     import tyro
     argv = sys.argv[1:] if argv is None else argv
@@ -66,13 +66,15 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
             raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
         return _checked(args)
     env, config, tables = given.get("--env", Args.env), given.get("--config", "paper"), {"paper": paper, **configs}
+    task = given.get("--eval-env", env) if Path(env).suffix in SUFFIXES else env  # an own file has its task's values
     if config not in tables:
         raise InputError(f"--config {config} is unknown; choose from {', '.join(tables)}")
-    values = tables[config].get(env)
+    values = tables[config].get(task)
     if values is None and config != "paper":
-        raise InputError(f"--config {config} has no entry for {env}, only for {', '.join(tables[config])}")
+        raise InputError(f"--config {config} has no entry for {task}, only for {', '.join(tables[config])}")
     shown = ", ".join(f"{flag}={value}" for flag, value in (values or {}).items()) or "the shared defaults"
-    origin = f"{env}{' (no entry)' if values is None else ''}, --config {config}: {shown}"
+    name = env if task == env else f"{env} as {task}"
+    origin = f"{name}{' (no entry)' if values is None else ''}, --config {config}: {shown}"
     title = " ".join(inspect.getmodule(Args).__doc__.split("\n\n")[0].split())
     args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
                     description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
@@ -94,7 +96,8 @@ def _checked(args):
     args.device = usable_device(args.device)
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
-    if low := [flag for flag, value in vars(args).items() if type(value) is int and value < (flag != "eval_workers")]:
+    zero = {"eval_workers"} | {flag for flag, default in vars(type(args)).items() if default == 0}  # it may be 0
+    if low := [flag for flag, value in vars(args).items() if type(value) is int and value < (flag not in zero)]:
         raise InputError(f"--{low[0].replace('_', '-')} {getattr(args, low[0])} is too small")
     return args
 

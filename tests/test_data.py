@@ -141,6 +141,35 @@ def test_next_obs_view_keeps_every_row(tmp_path):
     assert data.episodes.tolist() == [[0, 18], [18, 34], [34, 50]]
 
 
+def test_next_actions_are_of_the_same_episode(tmp_path):
+    """Rows: 0-17 end truly, 18-33 by a timeout, 34-49 by the end of the file; the last two have no next action."""
+    f = arrays()
+    data = load_dataset(save(tmp_path / "f.npz", f))
+    batch, next_action = data.sample_sarsa(4000, torch.Generator().manual_seed(0))
+    number = {obs.tobytes(): i for i, obs in enumerate(f["observations"])}
+    drawn = np.array([number[obs.numpy().tobytes()] for obs in batch.obs])
+    assert sorted(set(drawn)) == [i for i in range(50) if i not in (33, 49)]
+    known = drawn != 17
+    np.testing.assert_array_equal(next_action.numpy()[known], f["actions"][drawn[known] + 1])
+    assert (batch.done.numpy() == ~known).all()
+    data = load_dataset(f"{tmp_path}/f.npz", view="d4rl")  # rows 33 and 49 are gone, and 32's and 48's next actions with them
+    drawn = {number[obs.numpy().tobytes()] for obs in data.sample_sarsa(4000, torch.Generator().manual_seed(0))[0].obs}
+    assert sorted(drawn) == [i for i in range(50) if i not in (32, 33, 48, 49)]
+
+
+def test_subset(tmp_path):
+    data = load_dataset(save(tmp_path / "f.npz", arrays()))
+    index = torch.tensor([3, 4, 16, 17, 40, 41, 49])
+    part = data.subset(index)
+    assert torch.equal(part.rows, data.rows[index]) and part.episodes.tolist() == [[0, 4], [4, 7]]
+    torch.testing.assert_close(part.obs_mean, data.obs[index].mean(0))
+    torch.testing.assert_close(part.obs_std, data.obs[index].std(0, correction=0))
+    assert part.source["rows"] == 7 and data.source["rows"] == 50 and part.source["sha256"] == data.source["sha256"]
+    drawn = part.sample(500, torch.Generator().manual_seed(0))
+    assert {tuple(obs.tolist()) for obs in drawn.obs} == {tuple(obs.tolist()) for obs in data.obs[index]}
+    assert data.subset(torch.arange(50)).episodes.tolist() == data.episodes.tolist()
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("with_next", [True, False])
 def test_random_flags_equal_the_loop(seed, with_next):

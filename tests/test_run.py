@@ -87,6 +87,28 @@ def test_configs(capsys):
             parse(td3_bc.Args, PAPER, argv, mine={"x-v0": {}})
 
 
+def test_a_whole_number_may_be_0_where_that_is_its_default():
+    from algorithms import xql
+
+    assert parse(xql.Args, {}, ["--num-random", "0"]).num_random == 0
+    for flags in (["--num-random", "-1"], ["--value-steps", "0"], ["--batch-size", "0"]):
+        with pytest.raises(InputError, match=f"{flags[0]} {flags[1]} is too small"):
+            parse(xql.Args, {}, flags)
+
+
+def test_an_own_file_has_its_tasks_values(capsys):
+    table = {"hopper-medium-v2": dict(alpha=9.0)}
+    own = ["--env", "some/my.npz", "--eval-env", "hopper-medium-v2"]
+    args = parse(td3_bc.Args, table, own)
+    assert (args.alpha, args.env, args.eval_env) == (9.0, "some/my.npz", "hopper-medium-v2")
+    assert "some/my.npz as hopper-medium-v2, --config paper: alpha=9.0" in capsys.readouterr().out
+    assert parse(td3_bc.Args, table, [*own, "--alpha", "1"]).alpha == 1.0
+    assert parse(td3_bc.Args, {}, own, mine=table).alpha == 2.5
+    assert parse(td3_bc.Args, {}, [*own, "--config", "mine"], mine=table).alpha == 9.0
+    assert parse(td3_bc.Args, table, ["--env", "walker2d-medium-v2", "--eval-env", "hopper-medium-v2"]).alpha == 2.5  # a D4RL name has its own
+    assert parse(td3_bc.Args, table, own[:2]).alpha == 2.5
+
+
 def test_help_shows_the_values_and_their_origin(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(td3_bc.Args, PAPER, ["--env", "hopper-medium-v2", "--help"], authors={})
