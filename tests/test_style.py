@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
 BENCHMARK = sorted((ROOT / "benchmark").glob("*.py"))
-BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320}  # lines a file may have
+BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320, "bc": 200, "iql": 220, "sql_eql": 260, "xql": 270,
+           "awac": 200, "one_step": 200}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -39,7 +40,7 @@ def test_order_inside_a_file(path):
             kinds.append("import")
         elif isinstance(node, ast.ClassDef):
             bases = {base.id if isinstance(base, ast.Name) else base.attr for base in node.bases}
-            kinds.append("Args" if "RunArgs" in bases else "network" if "Module" in bases else "agent")
+            kinds.append("Args" if "RunArgs" in bases else "network" if bases else "agent")
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PAPER":
             kinds.append("PAPER")
         elif isinstance(node, ast.FunctionDef) and node.name == "main":
@@ -73,9 +74,9 @@ def test_docstring_has_its_parts(path):
 @every_algorithm
 def test_logged_numbers_are_explained(path):
     source = path.read_text()
-    returned = re.search(r"return (\{\"critic_loss\".*?\})\n", source, re.S)[1]
+    returned = re.search(r"return (\{\"(?:critic|actor)_loss\".*?\})\n", source, re.S)[1]
     docstring = ast.get_docstring(ast.parse(source))
-    told = docstring + ((ROOT / "algorithms/sac_n.py").read_text() if "as in sac_n.py" in docstring else "")
+    told = docstring + "".join((ROOT / "algorithms" / parent).read_text() for parent in re.findall(r"as in (\w+\.py)", docstring))
     for key in re.findall(r"\"(\w+)\":", returned):
         assert re.search(rf"\b{key}\b", told.partition("Logged:")[2]), key
 
@@ -85,7 +86,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in ("dynamics", "terminations")}
-    assert sum(lines.values()) <= 1167, lines
+    assert sum(lines.values()) <= 1193, lines
     for path in ALGORITHMS + COMMON + BENCHMARK:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
@@ -152,7 +153,7 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        assert int(told[2]) == len(added) <= {"edac": 40}.get(path.stem, 120)
+        assert int(told[2]) == len(added) <= {"edac": 40, "sql_eql": 70, "xql": 70}.get(path.stem, 120)
 
 
 def imports(path):
@@ -165,7 +166,7 @@ def imports(path):
 
 def test_floors():
     for path in ALGORITHMS:
-        assert set(imports(path)) <= {"common", "torch", "copy", "dataclasses", "math"}, path.name
+        assert set(imports(path)) <= {"common", "torch", "copy", "dataclasses", "math", "typing"}, path.name
     for path in COMMON:
         assert not {"algorithms", "benchmark", "tests"} & set(imports(path)), path.name
     for path in BENCHMARK:  # starts algorithms as processes; agents come from the file that trained them (benchmark/runs.py)
@@ -186,15 +187,17 @@ def test_papers_numbers():
         assert len({(row["dataset"], row["algorithm"]) for row in rows}) == len(rows) > 0, path.name
         for row in rows:
             assert set(row) == set("paper table dataset algorithm mean std source".split()) and row["source"], row
-            assert -50 < float(row["mean"]) < 200 and 0 <= float(row["std"]) < 100 and "-v" in row["dataset"], row
+            assert -50 < float(row["mean"]) < 200 and 0 <= float(row["std"] or 0) < 100 and "-v" in row["dataset"], row
 
 
 @every_algorithm
 def test_update_needs_no_host(path):
     source = path.read_text()
-    agent = source[source.index("    @property\n    def phase" if "def phase" in source else "    @torch.no_grad()\n    def critic_target"):
-                   source.index("def main")]
-    assert not re.search(r"\.item\(\)|\.cpu\(\)|\.numpy\(\)|\.tolist\(\)|float\(|bool\(", agent)
+    (agent,) = (node for node in top_level(path) if isinstance(node, ast.ClassDef) and not node.bases)
+    (init,) = (node for node in agent.body if getattr(node, "name", "") == "__init__")
+    agent = "\n".join(source.splitlines()[init.end_lineno:agent.end_lineno])
+    assert "def update" in agent
+    assert not re.search(r"\.item\(\)|\.cpu\(\)|\.numpy\(\)|\.tolist\(\)|(?<!\.)\b(?:float|bool)\(", agent)
 
 
 README = (ROOT / "README.md").read_text()

@@ -1,0 +1,220 @@
+"""IQL: Offline Reinforcement Learning with Implicit Q-Learning. Kostrikov, Nair and Levine, ICLR 2022,
+arXiv:2110.06169.
+
+V(s) is an upper expectile of Q(s, a) over the dataset's actions at s: their mean at level 0.5, the best that
+the data contain as it goes to 1. Q is plain regression on r + gamma V(s'), so that only the choice of the
+action is optimistic, not the luck of the transition. The policy imitates the data, an action weighted by the
+exponential of its advantage. No value is asked about an action outside the data. sql_eql.py and xql.py change
+one loss of this.
+
+    u = min_i Qi'(s, a) - V(s),  (s, a) from the data, Qi' the target critics, no gradient                 (1)
+    value loss = mean_b |expectile - 1(u < 0)| u^2                                                         (2)
+    weight = min(exp(inverse_temperature u), 100),  u with the V just updated, no gradient                 (3)
+    actor loss = -mean_b weight log pi(a|s)                                                                (4)
+    y = r + gamma (1 - d) V(s'),  the V just updated, no gradient                                          (5)
+    critic loss = sum_i mean_b (Qi(s, a) - y)^2                                                            (6)
+    log pi(a|s) = sum_j log N(a_j; mean_j, std_j),  mean = tanh(network), std one free vector              (7)
+    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(pi t / updates)) / 2                       (8)
+
+Paper / authors' code / here:
+- (3): no cap in the paper. The policy may be trained after the values there; the code steps V, then policy
+  and critics with the new V, then the targets. Here: the code.
+- (7): a Gaussian on the action itself, no correction for the tanh of its mean. The code clips dataset actions
+  to +-(1 - 1e-5), and starts every layer, outputs too, orthogonal with gain sqrt(2), biases 0. Here: the
+  code.
+- Rewards, in the code: on MuJoCo scaled until best and worst episode are 1000 apart (without that, the
+  temperature means something else), on AntMaze minus 1. Observations stay raw. Dropout: in the actor's loss
+  only.
+- The paper's AntMaze is v0 (v2 has the same values here). Seeds: unverified, 5 in the XQL paper.
+
+Logged: critic_loss (6), value_loss (2), actor_loss (4); q, mean of min_i Qi'(s, a), and v, mean of V(s),
+level near the discounted scaled return; advantage, mean of (1), small beside v; weight, mean of (3), 0.5 to
+3; capped, share of (3) at its cap, under 0.05; log_std, mean over dimensions, settles above its floor, -5;
+actor_lr (8).
+
+Read before: td3_bc.py (91 lines of code differ).
+Run: python algorithms/iql.py --env hopper-medium-v2
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run, RunArgs, friendly, parse
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
+    updates: int = 1_000_000  # gradient steps, and the length of the schedule (8)
+    batch_size: int = 256  # B
+    lr: float = 3e-4  # of V, the critics, and the actor at first
+    gamma: float = 0.99  # discount in (5)
+    tau: float = 0.005  # Polyak step of the target critics
+    expectile: float = 0.7  # in (2); 0.5 is the mean, 1 the maximum
+    inverse_temperature: float = 3.0  # beta in (3); 0 is behaviour cloning
+    dropout: float = 0.0  # of the actor's hidden units
+
+
+# the authors' configurations, one for each domain; also for levels that the paper does not have
+PAPER = {f"{robot}-{level}": dict(reward="return_range") for robot in ("halfcheetah", "hopper", "walker2d")
+         for level in ("full-replay-v2", *(f"{level}-{v}" for v in ("v0", "v2") for level in (
+             "random", "medium", "medium-replay", "medium-expert", "expert")))}
+_ANTMAZE = dict(expectile=0.9, inverse_temperature=10.0, reward="r-1", eval_every=100_000, eval_episodes=100)
+PAPER |= {f"antmaze-{maze}-{v}": _ANTMAZE for v in ("v0", "v2") for maze in (
+    "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
+PAPER |= {name: dict(inverse_temperature=0.5, dropout=0.1) for name in (
+    *(f"kitchen-{level}-v0" for level in ("complete", "partial", "mixed")),
+    *(f"{task}-{level}-{v}" for v in ("v0", "v1") for task in ("pen", "hammer", "door", "relocate")
+      for level in ("human", "cloned")))}
+
+
+class MLP(nn.Module):
+    """`num` networks side by side, in -> 256 -> 256 -> out, ReLU: x (B, in) -> (num, B, out)."""
+
+    def __init__(self, num: int, fan_in: int, fan_out: int, rng: torch.Generator):
+        super().__init__()
+        pairs = (fan_in, 256), (256, 256), (256, fan_out)
+        self.weights = nn.ParameterList(torch.empty(num, i, o) for i, o in pairs)
+        self.biases = nn.ParameterList(torch.zeros(num, 1, o) for _, o in pairs)
+        for matrix in (matrix for weight in self.weights for matrix in weight):
+            nn.init.orthogonal_(matrix, 2**0.5, generator=rng)  # code: in every layer, outputs included
+
+    def forward(self, x: Tensor, dropout: float = 0.0, rng: torch.Generator | None = None) -> Tensor:
+        x = x.expand(len(self.weights[0]), -1, -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if dropout and i < 2:  # of hidden units; before ReLU is the same as after it
+                x = x * (torch.rand(x.shape, generator=rng, device=x.device) >= dropout) / (1 - dropout)
+        return x
+
+
+class Actor(MLP):
+    """Gaussian policy on raw obs (B, S): the tanh of a network is its mean; a free log std per dimension."""
+
+    def __init__(self, obs_size: int, action_size: int, rng: torch.Generator):
+        super().__init__(1, obs_size, action_size, rng)
+        self.log_std = nn.Parameter(torch.zeros(action_size))
+
+    def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
+        log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
+        z = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+
+    def act(self, obs: Tensor) -> Tensor:
+        return torch.tanh(self(obs)[0])
+
+
+class Value(MLP):
+    """V: raw obs (B, S) -> (B,)."""
+
+    def __init__(self, obs_size: int, rng: torch.Generator):
+        super().__init__(1, obs_size, 1, rng)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return super().forward(obs)[0, :, 0]
+
+
+class Critics(MLP):
+    """Q1 and Q2 as one batched matmul: raw obs (B, S), action (B, A) -> (2, B)."""
+
+    def __init__(self, obs_size: int, action_size: int, rng: torch.Generator):
+        super().__init__(2, obs_size + action_size, 1, rng)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return super().forward(torch.cat([obs, action], -1))[..., 0]
+
+
+# same as td3_bc.py
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+class IQL:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        self.args, self.data = args, data
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        self.actor = Actor(data.obs_size, data.action_size, init).to(data.device)
+        self.value = Value(data.obs_size, init).to(data.device)
+        self.critics = Critics(data.obs_size, data.action_size, init).to(data.device)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
+        self.time = torch.zeros((), device=data.device)  # updates done, where a CUDA graph can read them
+        self.step = 0
+
+    def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
+        u = q - v  # (1)
+        return (torch.where(u > 0, self.args.expectile, 1 - self.args.expectile) * u**2).mean()  # (2)
+
+    def weight(self, advantage: Tensor) -> Tensor:
+        return torch.exp(self.args.inverse_temperature * advantage).clamp(max=100)  # (3), code: the cap
+
+    def actor_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+        log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
+        return -(weight * log_prob).mean()  # (4)
+
+    def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
+        return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
+
+    def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
+        return ((q - target) ** 2).mean(1).sum()  # (6)
+
+    def actor_lr(self) -> Tensor:
+        done = (self.time / self.args.updates).clamp(max=1)  # past its end it stays at 0
+        return self.args.lr * (1 + torch.cos(math.pi * done)) / 2  # (8)
+
+    def update(self) -> dict[str, Tensor]:
+        self.step += 1
+        batch = self.data.sample(self.args.batch_size, self.rng)
+        batch = batch._replace(action=batch.action.clamp(-1 + 1e-5, 1 - 1e-5))
+        with torch.no_grad():
+            q = self.target_critics(batch.obs, batch.action).min(0).values
+        value_loss = self.value_loss(q, self.value(batch.obs))
+        self.descend(self.value_optimizer, value_loss)
+        with torch.no_grad():
+            v, next_v = self.value(torch.cat([batch.obs, batch.next_obs])).chunk(2)  # code: the new V
+            weight, target = self.weight(q - v), self.critic_target(batch, next_v)
+        actor_loss = self.actor_loss(batch, weight)
+        self.actor_optimizer.param_groups[0]["lr"] = actor_lr = self.actor_lr()
+        self.descend(self.actor_optimizer, actor_loss)
+        critic_loss = self.critic_loss(self.critics(batch.obs, batch.action), target)
+        self.descend(self.critic_optimizer, critic_loss)
+        polyak(self.target_critics, self.critics, self.args.tau)
+        self.time += 1
+        return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
+                "v": v.mean(), "advantage": (q - v).mean(), "weight": weight.mean(), "actor_lr": actor_lr,
+                "capped": (weight >= 100).float().mean(), "log_std": self.actor.log_std.mean()}
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    agents = [IQL(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update()
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(parse(Args, PAPER))
