@@ -77,6 +77,27 @@ def profile_figure(panels: dict, colours: dict[str, str], path: Path) -> None:
     save(figure, path)
 
 
+def sweep_figure(panels: dict, x: str, base: str, path: Path) -> None:
+    """`panels`: {title: ({algorithm: {x: scores of its seeds}}, {x: score})}: mean, min to max; dashed: the second."""
+    colour = colours(name for lines, _ in panels.values() for name in lines)
+    figure, axes = _panels(list(panels), colour)
+    for (lines, dashed), ax in zip(panels.values(), axes):
+        for name, scores in lines.items():
+            at = sorted(scores)
+            mean, low, high = ([f(scores[key]) for key in at] for f in (np.mean, np.min, np.max))
+            ax.plot(at, mean, "o-", ms=3, lw=1.4, color=colour[name])
+            ax.fill_between(at, low, high, color=colour[name], alpha=0.15, lw=0)
+        at = sorted(dashed)
+        ax.plot(at, [dashed[key] for key in at], "k--", lw=1, label=base)
+        ax.set_xscale("log")
+        ax.set_xticks(at, [f"{key:g}" for key in at], minor=False)
+        ax.set_xticks([], minor=True)
+        ax.set_ylabel("normalised score", fontsize=8)
+        ax.legend(fontsize=7)
+    figure.supxlabel(x, fontsize=9)
+    save(figure, path)
+
+
 def _panels(names: list[str], legend: dict[str, str]):
     """A figure and its axes, one for each of `names`, at most three in a row; `legend`: {label: colour} above them."""
     columns = min(3, len(names))

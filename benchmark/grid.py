@@ -19,10 +19,10 @@ import tyro
 
 from benchmark import tables
 from benchmark.executors import Local, Ray
-from benchmark.jobs import CHANGED, Cell, Job, busy, cell, hold
+from benchmark.jobs import CHANGED, Cell, Job, Own, busy, cell, hold, simulated
 from benchmark.runs import Run, duration, find_runs, flags
 from common import InputError
-from common.data import D4RL, cache_file
+from common.data import D4RL, SUFFIXES, cache_file
 from common.run import friendly
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")
@@ -49,6 +49,9 @@ class Table:
     datasets: tuple[str, ...] = GYM
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     score: str = "last"
+    notes: tuple[str, ...] = ()  # what must be read with it
+    own: dict[str, Own] = field(default_factory=dict)  # rows that are files, no D4RL datasets
+    best: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {name: columns}: also the best of these in a row
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Args:
     seeds: tuple[int, ...] = ()  # default: as many as the paper's
     updates: int | None = None  # gradient steps in place of the paper's: a table of its own; few get 10 evaluations
     standin: bool = False  # stand-in data in place of D4RL's: a table of its own
+    data: tuple[str, ...] = ()  # files in place of D4RL's: hopper-medium-replay-v2=replay.npz; a table of its own
     jobs: int | None = None  # processes at a time; default: one per GPU, or as many as the cores allow
     cpus: int = 1  # threads of a run; on a CPU, its last digits depend on them
     gpus: tuple[int, ...] = ()  # GPUs that processes take in turn, several runs on each with more --jobs; default: all
@@ -86,7 +90,8 @@ class Grid:
         if args.gpu_share is not None and (args.gpu_share < 0 or not args.ray):
             raise InputError("--gpu-share goes with --ray, and must be at least 0; without Ray see --gpus and --jobs")
         given = flags(list(self.extra))
-        if reserved := {"env", "seeds", "runs", "updates", "standin"} & set(given):
+        fixed = {"env", "seeds", "runs", "updates", "standin"} | ({"eval-env"} if args.data or table.own else set())
+        if reserved := fixed & set(given):
             raise InputError(f"--{min(reserved)} belongs before the --, it is a flag of this script")
         if args.ray and (args.gpus or args.jobs):
             raise InputError("--gpus and --jobs are for this machine; with --ray see --gpu-share and --cpus")
@@ -97,17 +102,47 @@ class Grid:
         updates = () if args.updates is None else ("--updates", str(args.updates))
         if updates and args.updates < 50_000 and "eval-every" not in given:  # ten evaluations, or there is no curve
             updates += ("--eval-every", str(max(1, args.updates // 10)))
-        self.paper = not (args.standin or updates or self.extra)  # the paper's setting and data: comparable
-        self.cells = [cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra))
-                      for dataset in dict.fromkeys(args.datasets or table.datasets)
-                      for name, column in table.columns.items() if name in (args.columns or table.columns)
-                      if dataset in (column.datasets or table.datasets)]
+        self.own = table.own | self.files()
+        self.paper = not (args.standin or updates or self.extra or self.own)  # the paper's setting and data: comparable
+        self.datasets = tuple(dict.fromkeys(args.datasets or table.datasets))
+        self.quoted = [dataset for dataset in self.datasets if dataset not in self.own and not simulated(dataset)]
+        self.cells = [cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra),
+                           self.own.get(dataset))
+                      for dataset in self.datasets if dataset not in self.quoted
+                      for name, column in self.columns(dataset).items()]
         self.find()
 
+    def files(self) -> dict[str, Own]:
+        """{dataset: own file}, as --data has them. InputError: no such dataset or file."""
+        own = {}
+        for word in self.args.data:
+            name, given, path = word.partition("=")
+            file = Path(path).expanduser().absolute()
+            if not given or name in own:
+                raise InputError(f"--data {word}: give NAME=FILE, a name once, as hopper-medium-replay-v2=replay.npz")
+            if name not in (self.args.datasets or self.table.datasets) or name in self.table.own:
+                raise InputError(f"--data {word}: {name} is not a dataset of this table ({self.table.name})")
+            if not simulated(name):
+                raise InputError(f"--data {word}: there is no simulator for {name} here, it would get no score")
+            if file.suffix not in SUFFIXES or not file.is_file():
+                raise InputError(f"--data {word}: there is no file {file} that ends in {', '.join(SUFFIXES)}")
+            own[name] = Own(file, name)
+        return own
+
+    def columns(self, dataset: str) -> dict[str, Column]:
+        """Those that a row has."""
+        return {name: column for name, column in self.table.columns.items()
+                if name in (self.args.columns or self.table.columns)
+                and dataset in (column.datasets or self.table.datasets)}
+
     def find(self) -> None:
-        """The runs of every cell, stand-ins and D4RL's data apart."""
-        self.runs = [run for run in find_runs(self.args.runs) if run.standin == self.args.standin]
-        self.found = {cell: [run for run in self.runs if cell.owns(run)] for cell in self.cells}
+        """The runs of every cell; stand-ins, D4RL's data and own files apart."""
+        self.runs = find_runs(self.args.runs)
+        self.found = {cell: [run for run in self.runs if run.standin == self.standin(cell) and cell.owns(run)]
+                      for cell in self.cells}
+
+    def standin(self, cell: Cell) -> bool:
+        return self.args.standin and not cell.own
 
     def finished(self, cell: Cell) -> dict[int, Run]:
         """{seed: its newest finished run}"""
@@ -120,9 +155,9 @@ class Grid:
         `together`: the new seeds of a cell share a process, which is right on a GPU; on a CPU, processes use its cores.
         """
         args, resumed, new = self.args, [], []
-        where = dict(runs=args.runs.absolute() if args.ray else args.runs, standin=args.standin, cpus=args.cpus,
-                     retries=args.retries)
+        shared = dict(runs=args.runs.absolute() if args.ray else args.runs, cpus=args.cpus, retries=args.retries)
         for cell in self.cells:
+            where = shared | {"standin": self.standin(cell)}
             wanted = set(self.seeds) - set(self.finished(cell))
             for run in reversed(self.found[cell]):
                 if not run.result and wanted & set(run.seeds):
@@ -208,6 +243,8 @@ class Grid:
 
     def in_the_way(self, job: Job) -> str:
         """Why a job cannot be started, or an empty string."""
+        if job.cell.own:
+            return "" if job.cell.own.file.exists() else f"{job.cell.own.file}: no such file"
         if self.args.standin and cache_file(f"{job.cell.dataset}.npz").exists():
             return (f"D4RL's own {job.cell.dataset} is in the cache; leave --standin out, or set SOLO_CACHE to another "
                     "folder")
@@ -238,9 +275,10 @@ class Grid:
         def of(run):
             return {name: run[name] for name in run if name not in ("env", "eval_env", "updates", "eval_every")}
 
-        robot, mine = job.cell.dataset.split("-")[0], json.loads(job.cell.settings)
+        robot, mine = job.cell.task.split("-")[0], json.loads(job.cell.settings)
         alike = [run for run in self.runs if run.algorithm == job.cell.algorithm and run.speed
-                 and run.config["args"]["env"].startswith(robot) and of(run.settings) == of(mine)]
+                 and (run.config.get("task") or run.config["args"]["env"]).startswith(f"{robot}-")
+                 and of(run.settings) == of(mine)]
         if not alike:
             return None
         on_cpu = alike[-1].config["args"]["device"] == "cpu"  # there, seeds take turns
@@ -263,9 +301,13 @@ def _cores() -> int:
 
 def make(table: Table, argv: list[str], Args=Args) -> Grid:
     """The grid of a command line, `-- FLAGS` going to every run."""
+    return Grid(table, read(argv, Args, table.title), tuple(argv[argv.index("--") + 1:] if "--" in argv else ()))
+
+
+def read(argv: list[str], Args, title: str):
+    """Args of a command line; what is after its -- is for runs."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    args = tyro.cli(Args, args=argv[:cut], description=f"{table.title}. What follows a -- goes to every run.")
-    return Grid(table, args, tuple(argv[cut + 1:]))
+    return tyro.cli(Args, args=argv[:cut], description=f"{title}. What follows a -- goes to every run.")
 
 
 def finish(grid: Grid) -> None:
@@ -275,14 +317,19 @@ def finish(grid: Grid) -> None:
         sys.exit(1)
 
 
+def train(grid: Grid) -> None:
+    """Run what is missing, and write the table."""
+    try:
+        grid.run()
+    finally:  # Ctrl-C too: the table so far
+        grid.find()
+        tables.write(grid)
+
+
 def main(table: Table) -> None:
     with friendly():
         grid = make(table, sys.argv[1:])
         if grid.args.dry_run:
             return grid.plan()
-        try:
-            grid.run()
-        finally:  # Ctrl-C too: the table so far
-            grid.find()
-            tables.write(grid)
+        train(grid)
         finish(grid)

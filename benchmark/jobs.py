@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from benchmark.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
+from common.physics import ROBOTS
 
 STOPPED, CHANGED = "stopped; it can go on", "changed; to be planned anew"
 FOLLOW = """import ctypes, os, signal, sys
@@ -29,23 +31,61 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"""  # 1: PR_SET_PDEATH
 
 
 @dataclass(frozen=True)
+class Own:
+    """A file in place of a D4RL dataset. It need not be there yet: then no run is found."""
+    file: Path
+    task: str  # whose values its runs have, and on which they are evaluated, if it has a simulator
+
+    @cached_property
+    def sha256(self) -> str:
+        if not self.file.exists():
+            return ""
+        with open(self.file, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
 class Cell:
     column: str
     algorithm: str
-    dataset: str
-    words: tuple[str, ...]  # flags beyond --env and --seeds
+    dataset: str  # the row's name
+    words: tuple[str, ...]  # flags beyond those for the data, and --seeds
     settings: str  # the arguments that they give (benchmark/runs.py), as JSON
+    data: tuple[str, ...] = ()  # flags for the data
+    own: Own | None = None
+
+    @property
+    def task(self) -> str:
+        return self.own.task if self.own else self.dataset
 
     def owns(self, run: Run) -> bool:
         mine, its = json.loads(self.settings), run.settings  # a flag that is younger than the run has its default
+        if self.own:  # by its bytes: wherever it lay, and never what it was before
+            del mine["env"]
+            if run.config["dataset_source"] != "file" or run.config["data"]["sha256"] != self.own.sha256:
+                return False
         same = all(mine[name] == its[name] for name in mine.keys() & its.keys())
         return same and run.algorithm == self.algorithm and run.script.resolve() == script_of(self.algorithm).resolve()
 
 
-def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...]) -> Cell:
+def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...], own: Own | None = None) -> Cell:
     """InputError: the file has no such --config, or none for this dataset."""
-    args = arguments(algorithm, ["--env", dataset, *words, "--device", "cpu"])
-    return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True))
+    data = ("--env", dataset) if own is None else ("--env", str(own.file), "--eval-env", own.task)
+    if own and not simulated(own.task):  # no evaluation, but the task's values
+        of_task = settings(asdict(arguments(algorithm, ["--env", own.task, *words, "--device", "cpu"])))
+        data = ("--env", str(own.file), "--eval-env", "none")
+        plain = settings(asdict(arguments(algorithm, [*data, *words, "--device", "cpu"])))
+        for name, value in of_task.items():
+            if value != plain[name] and name not in ("env", "eval_env"):
+                flag = name.replace("_", "-")
+                data += (f"--{'no-' * (value is False)}{flag}", *([] if isinstance(value, bool) else [str(value)]))
+    args = arguments(algorithm, [*data, *words, "--device", "cpu"])
+    return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True), data, own)
+
+
+def simulated(task: str) -> bool:
+    """Is there a simulator for a D4RL task here?"""
+    return task.split("-")[0] in ROBOTS
 
 
 @dataclass(frozen=True)
@@ -79,8 +119,8 @@ class Job:
         script = ["python", os.path.relpath(script_of(self.cell.algorithm))]
         if self.resume:
             return [*script, "--resume", str(self.resume.folder)]
-        data = [*self.cell.words] if self.standin else [*self.cell.words, "--no-standin"]
-        return [*script, "--env", self.cell.dataset, *data, "--seeds", *map(str, self.seeds), "--runs", str(self.runs)]
+        words = [*self.cell.data, *self.cell.words, *["--no-standin"] * (not self.standin and not self.cell.own)]
+        return [*script, *words, "--seeds", *map(str, self.seeds), "--runs", str(self.runs)]
 
     def found(self) -> list[Run]:
         """The cell's runs as they are now, oldest first."""

@@ -68,8 +68,7 @@ def table(rows: list[dict], groups: list[Group], names: list[str], datasets: lis
     """Datasets down, algorithms across; a cell links to its curve, if its dataset is in `drawn`."""
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     runs = {(group.dataset, group.algorithm): group for group in groups}
-    quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
-    kinds = {row["data"] for row in rows} - {"quoted"}
+    quoted = quoted_columns(rows)
 
     def cell(dataset, name) -> Cell:
         row, group = cells.get((dataset, name), {}), runs.get((dataset, name))
@@ -79,7 +78,7 @@ def table(rows: list[dict], groups: list[Group], names: list[str], datasets: lis
         return text, next((float(row[key]) for key in ("mean", "published_mean") if row.get(key)), None)
 
     def mean(name):
-        column = [cells[dataset, name] for dataset in datasets if (dataset, name) in cells]
+        column = [row for row in rows if row["algorithm"] == name and (row["data"] != "quoted" or name in quoted)]
         values = {key: [float(row[key]) for row in column if row[key]] for key in ("mean", "published_mean")}
         texts = {key: f"{np.mean(value):.1f} over {len(value)}" for key, value in values.items() if value}
         theirs = f'<small>paper {texts["published_mean"]}</small>' if "published_mean" in texts else ""
@@ -87,8 +86,18 @@ def table(rows: list[dict], groups: list[Group], names: list[str], datasets: lis
 
     head = [escape(name) + " <small>quoted</small>" * (name in quoted) for name in names]
     body = [[(_name(dataset), dataset), *(cell(dataset, name) for name in names)] for dataset in datasets]
-    alike = len(kinds) < 2 and not any(group.raw for group in groups)  # else a mean means nothing
-    return sortable(["dataset", *head], body, ["mean", *map(mean, names)] if alike else (), "results")
+    same = alike(rows) and not any(group.raw for group in groups)
+    return sortable(["dataset", *head], body, ["mean", *map(mean, names)] if same else (), "results")
+
+
+def quoted_columns(rows: list[dict]) -> set[str]:
+    """Columns without a cell of ours."""
+    return {row["algorithm"] for row in rows} - {row["algorithm"] for row in rows if row["data"] != "quoted"}
+
+
+def alike(rows: list[dict]) -> bool:
+    """Are all cells of ours from one kind of data? Otherwise a mean means nothing."""
+    return len({row["data"] for row in rows} - {"quoted"}) < 2
 
 
 def _cell(row, group) -> str:

@@ -168,7 +168,8 @@ def duration(seconds: float | None) -> str:
 
 
 def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
-    """The agent of one seed as its checkpoint has it: `actor` and, where it has them, `critics`; the rest is untrained.
+    """The agent of one seed as its checkpoint has it: `actor`, `critics` and `value`, where it has them; the rest is
+    untrained.
 
     InputError: no checkpoint, no such seed, the algorithm's file is gone or no longer has the networks it had.
     """
@@ -184,8 +185,8 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
     data.obs_std = obs_std.to(device)
     try:
         agent = cls(module.Args(**run.config["args"] | {"seeds": tuple(run.seeds), "device": device}), data, seed)
-        for name in ("actor", "critics"):
-            if hasattr(agent, name):
+        for name in ("actor", "critics", "value"):
+            if isinstance(getattr(agent, name, None), torch.nn.Module):
                 getattr(agent, name).load_state_dict(saved[name])
                 getattr(agent, name).requires_grad_(False)
     except (TypeError, KeyError, RuntimeError, AttributeError) as error:

@@ -43,16 +43,25 @@ def results(grid) -> list[dict]:
         scores = [of[table.score] for of in done.values() if of]
         quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
         judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
-        data = "standin" if grid.args.standin else "d4rl"
+        data = "file" if cell.own else "standin" if grid.args.standin else "d4rl"
         rows.append(row(cell.dataset, cell.column, data, quote, judged, scores))
-    for dataset in dict.fromkeys(cell.dataset for cell in grid.cells):
-        quotes = {name: paper.get((dataset, name)) for name in table.quoted}
-        rows += [row(dataset, name, "quoted", quote, "quoted") for name, quote in quotes.items() if quote]
+    for name, among in table.best.items():
+        for dataset in grid.datasets:
+            tried = [row for row in rows if row["dataset"] == dataset and row["algorithm"] in among and row["mean"]]
+            if tried:
+                best = max(tried, key=lambda row: float(row["mean"]))
+                rows.append(best | {"algorithm": name, "source": f"the best of {len(tried)}: {best['algorithm']}"})
+    for dataset in grid.datasets if grid.paper else ():
+        ours = grid.columns(dataset) if dataset in grid.quoted else {}
+        names = {name: column.published or name for name, column in ours.items()}
+        names |= dict(zip(table.quoted, table.quoted))
+        quotes = {name: paper.get((dataset, its), {}) for name, its in names.items()}
+        rows += [row(dataset, name, "quoted", quote, "quoted" if quote else "") for name, quote in quotes.items()]
     return rows
 
 
 def row(dataset: str, algorithm: str, data: str, quote: dict, judged: str, scores=()) -> dict[str, str | int]:
-    """A cell; `data`: d4rl, standin, quoted or another source; `quote`: the paper's row, if any."""
+    """A cell; `data`: d4rl, standin, file, quoted or another source; `quote`: the paper's row, if any."""
     mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
     return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std,
             "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": quote.get("mean", ""),
@@ -79,17 +88,19 @@ def markdown(grid, rows: list[dict]) -> str:
     alone, seeds = not grid.paper, max(len(grid.table.seeds), len(grid.seeds))
     names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
-    quoted = {row["algorithm"] for row in rows if row["data"] == "quoted"}
+    quoted = page.quoted_columns(rows)
 
     def text(row):
         ours = "-"
         if row["mean"]:
             ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {seeds})"
-        theirs = f"{row['published_mean']} ± {row['published_std']}" if row["published_mean"] else "-"
-        return theirs if row["data"] == "quoted" else ours if alone else f"{ours} / {theirs} {row['verdict']}".strip()
+        theirs = row["published_mean"] + f" ± {row['published_std']}" * bool(row["published_std"]) or "-"
+        if row["data"] == "quoted":
+            return theirs if row["algorithm"] in quoted else f"{theirs} {row['verdict']}".strip()
+        return ours if alone else f"{ours} / {theirs} {row['verdict']}".strip()
 
     def mean(name):
-        column = [cells[dataset, name] for dataset in datasets if (dataset, name) in cells]
+        column = [row for row in rows if row["algorithm"] == name and (row["data"] != "quoted" or name in quoted)]
         values = [[float(row[key]) for row in column if row[key]] for key in ("mean", "published_mean")]
         ours, theirs = (f"{np.mean(v):.1f} over {len(v)}" if v else "-" for v in values)
         return theirs if name in quoted else ours if alone else f"{ours} / {theirs}"
@@ -97,14 +108,21 @@ def markdown(grid, rows: list[dict]) -> str:
     lines = [["dataset", *(name + " (quoted)" * (name in quoted) for name in names)], ["---"] * (len(names) + 1)]
     lines += [[dataset, *(text(cells[dataset, name]) if (dataset, name) in cells else "" for name in names)]
               for dataset in datasets]
-    lines.append(["mean", *map(mean, names)])
+    if page.alike(rows):
+        lines.append(["mean", *map(mean, names)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join([f"# {grid.table.title}", *(f"**{note}**" for note in notes(grid)), table, how(grid)]) + "\n"
 
 
 def notes(grid) -> list[str]:
     """What must be read with the table."""
-    notes = []
+    notes = list(grid.table.notes)
+    if grid.args.data:
+        given = "; ".join(f"{name} is {own.file}" for name, own in grid.own.items() if name not in grid.table.own)
+        notes.append(f"OWN DATA in place of D4RL's: {given}. No score of it compares with a published one.")
+    if grid.quoted:
+        what = "published numbers only" if grid.paper else "left out"
+        notes.append(f"There is no simulator here for {', '.join(grid.quoted)}: {what}.")
     if grid.args.standin:
         notes.append("STAND-IN DATA, not D4RL's: made with this project's own policies. No score here compares with a "
                      "published one.")
@@ -125,7 +143,8 @@ def stem(grid) -> str:
     """Name of a grid's files: other data, other settings and a part of the table have names of their own."""
     args, part = grid.args, bool(grid.args.datasets or grid.args.columns or grid.args.seeds)
     changed = bool(args.updates or grid.extra)
-    return grid.table.name + ".standin" * args.standin + ".changed" * changed + ".part" * part
+    return (grid.table.name + ".standin" * args.standin + ".data" * bool(args.data) + ".changed" * changed
+            + ".part" * part)
 
 
 def write(grid) -> str:
