@@ -1,0 +1,205 @@
+"""One-step: Offline RL Without Off-Policy Evaluation. Brandfonbrener et al., NeurIPS 2021, arXiv:2106.08909.
+
+Value the data's own policy, improve on it once, stop. A clones the data into beta; B learns Q of beta by
+SARSA, which needs no action that is not in the data; C makes the data's better actions likelier. Nothing
+bootstraps from the new policy, so Q's errors at unseen actions cannot feed on themselves.
+
+    A: cloning loss = -mean_b log beta(a|s)                                                                (1)
+    B: y = r + gamma (1 - d) Q'(s', a'),  a' the data's next action                                        (2)
+       critic loss = mean_b (Q(s, a) - y)^2                                                                (3)
+    C: A(s, a) = Q(s, a) - V(s),  V(s) = mean_k Q(s, u_k),  u_k ~ beta(s), k = 1..10                       (4)
+       w = min(exp(T A(s, a)), 100),  actor loss = -mean_b w log pi(a|s),  pi = beta at first              (5)
+       or, rev_kl: mean_b [-Q(s, a~) + alpha mean_k (log pi(u_k|s) - log beta(u_k|s))],  a~, u_k ~ pi(s)   (6)
+    pi(s), beta(s): N(mean, std) in each dimension,  mean in (-1, 1), log std in (-5, 0)                   (7)
+
+Paper / authors' code / here:
+- (7): the configuration says truncated, but pi copies beta's object, a plain normal; plain ran. Here: plain.
+- u_k are not clipped: Q is asked outside [-1, 1]. (5) clamps a to +-(1 - 1e-4), (1) does not. Here: the code.
+- T, of 0.1 0.3 1 3 10 30, was chosen per dataset by the final score (alpha: of 0.03 0.1 0.3 1 3 10). Which is
+  not published, so unverified. Here: T = 3, alpha = 1 everywhere; sweep with --inverse-temperature.
+- "One-step" in other papers is Exp. Weight of Table 1 (rev_kl is mostly better); easy_bcq is not implemented.
+- The code trains the stages apart; here `stages` divides one run. Until C, evaluations play beta: compare
+  `last`, or the mean of the last 10 if C has 10. Table 1: 3 seeds, 100 episodes of the last policy.
+
+Logged: (each stage keeps the others' last values) critic_loss (3), level once Q' is; q, mean_b Q(s, a), rises
+to the data's mean discounted return; actor_loss (1), falls, may be negative, then (5) or (6); advantage, mean
+(4), near 0, or for (6) Q(s, a~) - Q(s, a), rises; capped, share of w = 100, healthy is < 0.1; kl in (6) or 0.
+
+Read before: td3_bc.py (100 lines of code differ).
+Run: python algorithms/one_step.py --env hopper-medium-v2
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from common import InputError
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run, RunArgs, friendly, parse
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
+    updates: int = 2_600_000  # gradient steps, all stages together
+    stages: tuple[int, int, int] = (5, 20, 1)  # shares of the updates: cloning, SARSA, improvement
+    batch_size: int = 512  # B
+    hidden_size: int = 1024  # width of the two hidden layers
+    lr: float = 1e-4  # of all networks
+    gamma: float = 0.99  # discount in (2)
+    tau: float = 0.005  # Polyak step of Q', every second step of B
+    operator: Literal["exp_weight", "rev_kl"] = "exp_weight"  # (5) or (6)
+    inverse_temperature: float = 3.0  # T in (5)
+    rev_kl_weight: float = 1.0  # alpha in (6)
+    num_samples: int = 10  # u_k in (4) and (6)
+
+
+PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walker2d")
+         for level in ("random", "medium", "medium-replay", "medium-expert")}  # Table 1; T: see above
+PAPER |= {f"{task}-cloned-v1": {} for task in ("pen", "hammer", "relocate", "door")}  # version unverified
+
+
+# same as td3_bc.py
+def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Parameter:
+    """PyTorch's default for linear layers, weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -fan_in**-0.5, fan_in**-0.5, generator=rng))
+
+
+class Actor(nn.Module):
+    """Raw obs (B, S) -> a normal over actions (B, A), not squashed; S -> H -> H -> 2 A, ReLU."""
+
+    def __init__(self, sizes: list[int], rng: torch.Generator):
+        super().__init__()
+        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
+
+    def forward(self, obs: Tensor) -> Normal:
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = nn.functional.linear(obs if i == 0 else x.relu_(), weight, bias)
+        mean, log_std = torch.tanh(x).chunk(2, -1)
+        return Normal(mean, (-5 + 2.5 * (log_std + 1)).exp(), validate_args=False)  # (7); checks would sync
+
+    def act(self, obs: Tensor) -> Tensor:
+        return self(obs).mean
+
+
+class Critics(nn.Module):
+    """Q, one network S + A -> H -> H -> 1, ReLU: raw obs (B, S), action (..., B, A) -> (..., B)."""
+
+    def __init__(self, sizes: list[int], rng: torch.Generator):
+        super().__init__()
+        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x = torch.cat([obs.expand(*action.shape[:-1], -1), action], -1)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = nn.functional.linear(x if i == 0 else x.relu_(), weight, bias)
+        return x.squeeze(-1)
+
+
+class OneStep:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        if min(args.stages) < 0 or not any(args.stages):
+            raise InputError(f"--stages {args.stages}: give three shares, of which none is negative")
+        self.args, self.data, self.step = args, data, 0
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        (s, a), hidden = (data.obs_size, data.action_size), [args.hidden_size] * 2
+        self.actor = Actor([s, *hidden, 2 * a], init).to(data.device)  # beta in A and B, pi in C
+        self.critics = Critics([s + a, *hidden, 1], init).to(data.device)
+        self.behaviour = deepcopy(self.actor).requires_grad_(False)  # beta, once A is over
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)  # Q'
+        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
+        self.cloning_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)  # of C, which starts afresh
+        self.stats = torch.zeros(6, device=data.device)  # what `update` returns
+        first, second = (args.updates * sum(args.stages[:k]) // sum(args.stages) for k in (1, 2))
+        self.end_a = max(1, min(first, args.updates - 2))  # updates until A is over; every stage has some
+        self.end_b = max(self.end_a + 1, min(second, args.updates - 1))
+
+    @property
+    def phase(self) -> tuple[str, bool]:
+        """The next update's stage, and whether it also moves beta (last of A) or Q' (every second of B)."""
+        stage = "A" if self.step < self.end_a else "B" if self.step < self.end_b else "C"
+        return stage, self.step == self.end_a - 1 or stage == "B" and (self.step - self.end_a) % 2 == 1
+
+    def sample(self, policy: Normal, num: int) -> Tensor:
+        noise = torch.randn((num, *policy.mean.shape), generator=self.rng, device=self.data.device)
+        return policy.mean + policy.stddev * noise  # (num, B, A)
+
+    def cloning(self, batch: Batch) -> tuple[Tensor, ...]:
+        return (-self.actor(batch.obs).log_prob(batch.action).sum(-1).mean(),)  # (1)
+
+    def sarsa(self, batch: Batch, next_action: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            next_q = self.target_critics(batch.next_obs, next_action)
+            target = batch.reward + self.args.gamma * (1 - batch.done) * next_q  # (2), (B,)
+        q = self.critics(batch.obs, batch.action)
+        return ((q - target) ** 2).mean(), q.mean()  # (3)
+
+    def exp_weight(self, batch: Batch) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            draws = self.sample(self.behaviour(batch.obs), self.args.num_samples)
+            advantage = self.critics(batch.obs, batch.action) - self.critics(batch.obs, draws).mean(0)  # (4)
+        exponent, cap = self.args.inverse_temperature * advantage, math.log(100)
+        log_prob = self.actor(batch.obs).log_prob(batch.action.clamp(-1 + 1e-4, 1 - 1e-4)).sum(-1)
+        loss = -(exponent.clamp(max=cap).exp() * log_prob).mean()  # (5)
+        return loss, advantage.mean(), (exponent >= cap).mean(dtype=loss.dtype), torch.zeros_like(loss)
+
+    def rev_kl(self, batch: Batch) -> tuple[Tensor, ...]:
+        pi, beta = self.actor(batch.obs), self.behaviour(batch.obs)
+        action, samples = self.sample(pi, 1)[0], self.sample(pi, self.args.num_samples)
+        kl = (pi.log_prob(samples) - beta.log_prob(samples)).sum(-1).mean()
+        q = self.critics(batch.obs, action).mean()
+        loss = self.args.rev_kl_weight * kl - q  # (6)
+        return loss, q - self.critics(batch.obs, batch.action).mean(), torch.zeros_like(kl), kl
+
+    def update(self) -> dict[str, Tensor]:
+        (stage, moves), args = self.phase, self.args
+        self.step += 1
+        batch = (self.data.sample_sarsa if stage == "B" else self.data.sample)(args.batch_size, self.rng)
+        if stage == "A":
+            terms, optimizer, kept = self.cloning(batch), self.cloning_optimizer, self.stats[2:3]
+        elif stage == "B":
+            terms, optimizer, kept = self.sarsa(*batch), self.critic_optimizer, self.stats[:2]
+        else:
+            terms, optimizer, kept = getattr(self, args.operator)(batch), self.actor_optimizer, self.stats[2:]
+        optimizer.zero_grad()
+        terms[0].backward(inputs=optimizer.param_groups[0]["params"])  # and leaves no gradient elsewhere
+        optimizer.step()
+        kept.copy_(torch.stack(terms).detach())
+        if moves:
+            nets = (self.behaviour, self.actor) if stage == "A" else (self.target_critics, self.critics)
+            target, online = (list(net.state_dict().values()) for net in nets)  # without gradients
+            torch._foreach_lerp_(target, online, 1.0 if stage == "A" else args.tau)  # 1: a copy
+        critic_loss, q, actor_loss, advantage, capped, kl = self.stats
+        return {"critic_loss": critic_loss, "q": q, "actor_loss": actor_loss, "advantage": advantage,
+                "capped": capped, "kl": kl}
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    if not len(data.followed):  # which (2) draws
+        raise InputError(f"{data.name}: no row has a next action in its episode; one-step RL needs them")
+    agents = [OneStep(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update()
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(parse(Args, PAPER))
