@@ -5,7 +5,7 @@ V(s) is an upper expectile of Q(s, a) over the dataset's actions at s: their mea
 the data contain as it goes to 1. Q is plain regression on r + gamma V(s'), so that only the choice of the
 action is optimistic, not the luck of the transition. The policy imitates the data, an action weighted by the
 exponential of its advantage. No value is asked about an action outside the data. sql_eql.py and xql.py change
-one loss of this.
+little more than (2) and (3).
 
     u = min_i Qi'(s, a) - V(s),  (s, a) from the data, Qi' the target critics, no gradient                 (1)
     value loss = mean_b |expectile - 1(u < 0)| u^2                                                         (2)
@@ -25,12 +25,13 @@ Paper / authors' code / here:
 - Rewards, in the code: on MuJoCo scaled until best and worst episode are 1000 apart (without that, the
   temperature means something else), on AntMaze minus 1. Observations stay raw. Dropout: in the actor's loss
   only.
-- The paper's AntMaze is v0 (v2 has the same values here). Seeds: unverified, 5 in the XQL paper.
+- The paper's AntMaze is v0 (v2 has the same values here). Seeds: unverified, 5 in the XQL paper. Its online
+  fine-tuning is not here.
 
 Logged: critic_loss (6), value_loss (2), actor_loss (4); q, mean of min_i Qi'(s, a), and v, mean of V(s),
-level near the discounted scaled return; advantage, mean of (1), small beside v; weight, mean of (3), 0.5 to
-3; capped, share of (3) at its cap, under 0.05; log_std, mean over dimensions, settles above its floor, -5;
-actor_lr (8).
+level near the discounted scaled return; advantage, mean of (1) with the new V, small beside v; weight, mean
+of (3), 0.5 to 3; capped, share of (3) at its cap, under 0.05; log_std, mean over dimensions, settles above
+its floor, -5; actor_lr (8).
 
 Read before: td3_bc.py (91 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2
@@ -58,7 +59,7 @@ class Args(RunArgs):
     gamma: float = 0.99  # discount in (5)
     tau: float = 0.005  # Polyak step of the target critics
     expectile: float = 0.7  # in (2); 0.5 is the mean, 1 the maximum
-    inverse_temperature: float = 3.0  # beta in (3); 0 is behaviour cloning
+    inverse_temperature: float = 3.0  # in (3), the paper's beta; 0 is behaviour cloning
     dropout: float = 0.0  # of the actor's hidden units
 
 

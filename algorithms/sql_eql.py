@@ -37,15 +37,16 @@ Paper / authors' code / here:
 - alpha: per dataset in the paper (unverified), per domain in the code. Here: the code; --config early has
   older ones in today's units.
 - Six configurations are in the authors' history; the tables are presumably the last one's, which is this
-  file's. Nov 2022: PyTorch, normalised observations, squashed Gaussian. 9 March 2023: (1) / 4 with alpha
-  times 4, both terms of (2) clamped, EQL weighted as SQL, Huber critics, lr 2e-4. 12 March: as before, but
-  squared critics with LayerNorm, lr 3e-4. 14 March: no clamp, EQL weight exp((q - V) / alpha), dropout 0.1 on
+  file's. Nov 2022: PyTorch, normalised observations, squashed Gaussian. 9 March 2023: a quarter of (1),
+  written with t = 4 alpha, both terms of (2) clamped, EQL weighted as SQL, Huber critics, lr 2e-4. 12 March:
+  as before, but squared critics with LayerNorm, lr 3e-4 (from here on, AntMaze keeps 2e-4). 14 March, the
+  tree of the experiments with noisy and few data: no clamp, EQL weight exp((q - V) / alpha), dropout 0.1 on
   MuJoCo, critics without LayerNorm. 22 March: as on 9 March, but squared critics, lr 3e-4. 26 March, the
   release: (1) to (8).
 
 Logged: as in iql.py, with value_loss (1) or (2), weight and capped of (3); active, share of the batch with q
-above V - 2 alpha (SQL's non-sparsity, the authors' tuning signal), 0.5 to 1; clamped, share with z at 5, near
-0: when it grows with advantage, V is running away.
+above V - 2 alpha, V after its step (SQL's non-sparsity, the authors' tuning signal), 0.5 to 1; clamped, share
+with q above V + 5 alpha, near 0: when EQL's grows with advantage, V is running away.
 
 Read before: iql.py (33 lines of code differ).
 Run: python algorithms/sql_eql.py --env hopper-medium-v2 --algorithm eql
@@ -89,7 +90,7 @@ PAPER |= {f"antmaze-{maze}-v2": _ANTMAZE for maze in (
 PAPER["antmaze-umaze-diverse-v2"] = _ANTMAZE | dict(sql_alpha=3.0, eql_alpha=5.0)
 PAPER |= {f"kitchen-{level}-v0": dict(sql_alpha=0.5, eql_alpha=2.0, dropout=0.1, eval_every=10_000)
           for level in ("complete", "partial", "mixed")}
-# authors' earlier scripts and answer to reviewers, SQL's divided by 4; umaze-diverse: 1.25 in the scripts
+# authors' earlier scripts (paper's levels) and answer to reviewers, SQL's divided by 4; umaze-diverse: 1.25 in the scripts
 EARLY = {name: values | (dict(sql_alpha=1.25, eql_alpha=5.0) if "medium-expert" in name else
                          dict(sql_alpha=0.5, eql_alpha=5.0) if "umaze-diverse" in name else
                          dict(sql_alpha=0.125) if "antmaze" in name else dict(sql_alpha=0.5, eql_alpha=2.0))
@@ -169,7 +170,7 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
 class IVR:
     def __init__(self, args: Args, data: Dataset, seed: int):
         self.args, self.data = args, data
-        self.alpha = args.sql_alpha if args.algorithm == "sql" else args.eql_alpha
+        self.alpha_reg = args.sql_alpha if args.algorithm == "sql" else args.eql_alpha
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
         self.actor = Actor(data.obs_size, data.action_size, init).to(data.device)
@@ -185,17 +186,17 @@ class IVR:
 
     def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
         if self.args.algorithm == "sql":
-            s = 1 + (q - v) / (2 * self.alpha)
-            return (s.clamp(min=0) ** 2 + v / self.alpha).mean()  # (1)
-        z = ((q - v) / self.alpha).clamp(max=5)
+            s = 1 + (q - v) / (2 * self.alpha_reg)
+            return (s.clamp(min=0) ** 2 + v / self.alpha_reg).mean()  # (1)
+        z = ((q - v) / self.alpha_reg).clamp(max=5)
         m = z.max().clamp(min=-1).detach()
-        linear = q / self.alpha - z if self.args.clamp_both else v / self.alpha  # code: not clamped
+        linear = q / self.alpha_reg - z if self.args.clamp_both else v / self.alpha_reg  # code: not clamped
         return (torch.exp(z - m) + torch.exp(-m) * linear).mean()  # (2)
 
     def weight(self, advantage: Tensor) -> Tensor:
         if self.args.algorithm == "sql":
             return advantage.clamp(0, 100)  # (3), code: no 1 +, no alpha
-        return torch.exp(10 * advantage / self.alpha).clamp(max=100)  # (3), code: the 10
+        return torch.exp(10 * advantage / self.alpha_reg).clamp(max=100)  # (3), code: the 10
 
     def actor_loss(self, batch: Batch, weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
@@ -232,8 +233,8 @@ class IVR:
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
                 "v": v.mean(), "advantage": (q - v).mean(), "weight": weight.mean(), "actor_lr": actor_lr,
                 "capped": (weight >= 100).float().mean(), "log_std": self.actor.log_std.mean(),
-                "active": (q > v - 2 * self.alpha).float().mean(),
-                "clamped": (q > v + 5 * self.alpha).float().mean()}
+                "active": (q > v - 2 * self.alpha_reg).float().mean(),
+                "clamped": (q > v + 5 * self.alpha_reg).float().mean()}
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

@@ -24,14 +24,15 @@ Paper / authors' code / here:
 - (6): the paper squares, the code takes Huber's loss. V has LayerNorm in the code only. (8): not on AntMaze
   in the code. Here: the code.
 - --num-random adds uniform actions, --noise moves the data's, both in (2) only; --value-steps repeats (2) on
-  a batch. They query Q outside the data; off but for four datasets of --config tuned, and Adroit.
+  a batch. The first two query Q outside the data. Off but for four datasets of --config tuned, and Adroit.
 - --config tuned has the authors' six values per dataset, which they chose by score; the default, their
   "consistent" scripts, has one set per domain. Batch 1024 or 256 is part of it, since m depends on the batch.
-- Adroit: only pen-human's values are known (README); the others' are the same here, unverified.
+- Adroit: only pen-human's values are known (README), its batch is unverified; the others' are the same here,
+  unverified. The draft's table has other values for beta and the clip on several datasets.
 - Scores: last, 5 seeds; whether the paper's are last or best is unverified. Its AntMaze is v0.
 
-Logged: as in iql.py, with value_loss (2), never negative; max, m of (1), 0 to the clip; clipped, share of z at
-the clip, under 0.01: with more, V is stuck below q.
+Logged: as in iql.py, with value_loss (2), never negative; max, m of (1), 0 to the clip; clipped, share of the
+batch with z at the clip, V after its step, near 0: otherwise V is stuck below q.
 
 Read before: iql.py (54 lines of code differ).
 Run: python algorithms/xql.py --env hopper-medium-v2
@@ -61,7 +62,7 @@ class Args(RunArgs):
     tau: float = 0.005  # Polyak step of the target critics
     beta: float = 2.0  # temperature in (1)
     clip: float = 7.0  # of z, in (1)
-    inverse_temperature: float = 3.0  # kappa in (3)
+    inverse_temperature: float = 3.0  # in (3)
     num_random: int = 0  # uniform actions beside each of the data's, in (2)
     noise: float = 0.0  # std of the noise on the data's actions in (2)
     value_steps: int = 1  # steps on (2) in each update
@@ -77,8 +78,9 @@ _ANTMAZE = dict(beta=0.6, inverse_temperature=10.0, cosine=False, reward="r-1", 
 PAPER |= {f"antmaze-{maze}-{v}": _ANTMAZE for v in ("v0", "v2") for maze in (
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
 _KITCHEN = dict(beta=5.0, inverse_temperature=0.5, dropout=0.1)
+_ADROIT = dict(beta=8.0, clip=5.0, num_random=1, batch_size=1024)  # the batch: the scripts' default, unverified
 PAPER |= {f"kitchen-{level}-v0": _KITCHEN for level in ("complete", "partial", "mixed")}
-PAPER |= {f"{task}-{level}-{v}": _KITCHEN | dict(beta=8.0, clip=5.0, num_random=1) for v in ("v0", "v1")
+PAPER |= {f"{task}-{level}-{v}": _KITCHEN | _ADROIT for v in ("v0", "v1")
           for task in ("pen", "hammer", "door", "relocate") for level in ("human", "cloned")}
 _VALUES = {  # authors' launch scripts: beta, clip, batch, and what else
     "halfcheetah-medium-v2": (1, 7, 1024, dict(noise=0.1)), "hopper-medium-v2": (5, 7, 1024),

@@ -75,17 +75,17 @@ def jeffreys(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: T
 
 def objective(attack: str, actor, critics, obs: Tensor):
     """f of an attack as a function of delta (R, n, S) -> (R, n), at observations (R, S); the attacker minimises it."""
-    if attack == "action-diff":
-        clean = [x[:, None] for x in policy(actor, obs)]
-        if len(clean) == 2:
-            return lambda delta: -jeffreys(*clean, *policy(actor, obs[:, None] + delta))  # (3)
-        return lambda delta: -((clean[0] - actor.act(obs[:, None] + delta)) ** 2).sum(-1)
+    clean = [x[:, None] for x in policy(actor, obs)]
+
+    def change(delta):
+        moved = policy(actor, (obs[:, None] + delta).flatten(0, 1))  # networks take (B, S)
+        moved = [x.view(*delta.shape[:2], -1) for x in moved]
+        return -jeffreys(*clean, *moved) if len(clean) == 2 else -((clean[0] - moved[0]) ** 2).sum(-1)  # (3)
 
     def mean_q(delta):
-        action = actor.act(obs[:, None] + delta)
-        still = obs[:, None].expand_as(delta)
-        return critics(still.flatten(0, 1), action.flatten(0, 1)).mean(0).view(delta.shape[:2])  # (4)
-    return mean_q
+        action, still = actor.act((obs[:, None] + delta).flatten(0, 1)), obs[:, None].expand_as(delta).flatten(0, 1)
+        return critics(still, action).view(-1, *delta.shape[:2]).mean(0)  # (4)
+    return change if attack == "action-diff" else mean_q
 
 
 def policy(actor, obs: Tensor) -> tuple[Tensor, ...]:
@@ -94,7 +94,9 @@ def policy(actor, obs: Tensor) -> tuple[Tensor, ...]:
         output = actor(obs)
     except NotImplementedError:  # a module with act() only
         output = None
-    return output if isinstance(output, tuple) and len(output) == 2 else (actor.act(obs),)
+    if isinstance(output, tuple) and len(output) == 2:
+        return output[0], output[1].expand_as(output[0])  # one log std may serve all states
+    return (actor.act(obs),)
 
 
 @torch.no_grad()

@@ -90,8 +90,9 @@ class Grid:
         if args.gpu_share is not None and (args.gpu_share < 0 or not args.ray):
             raise InputError("--gpu-share goes with --ray, and must be at least 0; without Ray see --gpus and --jobs")
         given = flags(list(self.extra))
-        fixed = {"env", "seeds", "runs", "updates", "standin"} | ({"eval-env"} if args.data or table.own else set())
-        if reserved := fixed & set(given):
+        if (args.data or table.own) and "eval-env" in given:
+            raise InputError("--eval-env follows from a row's name; leave it out")
+        if reserved := {"env", "seeds", "runs", "updates", "standin"} & set(given):
             raise InputError(f"--{min(reserved)} belongs before the --, it is a flag of this script")
         if args.ray and (args.gpus or args.jobs):
             raise InputError("--gpus and --jobs are for this machine; with --ray see --gpu-share and --cpus")
@@ -103,7 +104,8 @@ class Grid:
         if updates and args.updates < 50_000 and "eval-every" not in given:  # ten evaluations, or there is no curve
             updates += ("--eval-every", str(max(1, args.updates // 10)))
         self.own = table.own | self.files()
-        self.paper = not (args.standin or updates or self.extra or self.own)  # the paper's setting and data: comparable
+        changed = args.standin or updates or self.extra or self.own
+        self.paper = bool(table.papers) and not changed  # the paper's setting and data: comparable
         self.datasets = tuple(dict.fromkeys(args.datasets or table.datasets))
         self.quoted = [dataset for dataset in self.datasets if dataset not in self.own and not simulated(dataset)]
         self.cells = [cell(name, column.algorithm, dataset, (*_without(column.flags, updates), *updates, *self.extra),

@@ -1,8 +1,8 @@
 """BC, 10%BC, AWAC, one-step, IQL, SQL, EQL and XQL on four datasets at a budget for a CPU: no paper's table.
 
 Values are the papers', but for the budget: batch 64 (papers: 256, one-step 512), 30,000 updates (a million and more),
-one-step with 256 units (1,024) and stages of equal weight but a longer SARSA. It shows that all of them learn, and is
-a place to start one's own comparison from; `--data` takes replay buffers of one's own.
+one-step with 256 units (1,024), its stages in the proportion 1 : 2 : 1. A place to start one's own comparison from:
+`--data` takes replay buffers of one's own. benchmark/results/standin/ has what it gave.
 
 Run: python benchmark/in_sample_small.py --standin --seeds 0 1 [--data hopper-medium-replay-v2=replay.npz] [--dry-run]
 """

@@ -7,7 +7,7 @@ Run: python benchmark/iql_table1.py [--datasets hopper-medium-v2] [--columns iql
 """
 
 from benchmark.grid import Column, Table, main
-from benchmark.one_step_table1 import FIXED
+from benchmark.one_step_table1 import CLONING, FIXED
 from benchmark.sql_eql_table1 import KITCHEN, LOCOMOTION, MAZES
 
 ADROIT = tuple(f"{task}-{level}-v0" for level in ("human", "cloned") for task in ("pen", "hammer", "door", "relocate"))
@@ -15,7 +15,7 @@ TABLE = Table(
     name="iql_table1", title="IQL, Table 1: D4RL", papers=("iql_table1.csv",), seeds=(0, 1, 2, 3, 4),
     datasets=(*LOCOMOTION, *(f"antmaze-{maze}-v0" for maze in MAZES), *KITCHEN, *ADROIT),
     quoted=("dt", "cql", "brac_p", "bear"),
-    notes=(FIXED,),
+    notes=(FIXED, CLONING),
     columns={
         "bc": Column("bc"),
         "bc_10pct": Column("bc", "--config top-10"),

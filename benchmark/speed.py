@@ -5,7 +5,8 @@ A contender is a process: an algorithm of ours in one mode (eager; compile: torc
 with a branch per seed) with one or more seeds, which take turns on a CPU; or its peer. Both have the same data, batch,
 networks (compare `parameters`), number of critics, learning rates and threads. A peer's update is a step of its fit()
 but for logging: it draws a batch, in Python, and calls update(). The peer of sac_n.py is SAC with n_critics = N, the
-same algorithm: target and actor loss take the minimum over all critics, and the critics' losses are summed. Where there
+same algorithm: target and actor loss take the minimum over all critics, and the critics' losses are summed. That of
+sql_eql.py and xql.py is IQL: their losses are not in d3rlpy. one_step.py is measured in its first stage. Where there
 is no file of ours yet, d3rlpy runs alone, with its own values. Data are random: an update's speed does not depend on
 them. GFLOP are those of matrix products, forward and backward, a multiplication and an addition being two; they are
 compared with the best of some square float32 products, the machine's peak, which take turns as well.

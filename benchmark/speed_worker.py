@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-PEERS = {"td3_bc": "TD3PlusBC", "sac_n": "SAC", "iql": "IQL", "cql": "CQL", "awac": "AWAC"}  # our file: d3rlpy's class
+PEERS = {  # our file: d3rlpy's class; SQL, EQL and XQL are IQL with other losses and LayerNorm on V
+    "td3_bc": "TD3PlusBC", "sac_n": "SAC", "iql": "IQL", "sql_eql": "IQL", "xql": "IQL", "cql": "CQL", "awac": "AWAC"}
 FLAGS = (  # ours, d3rlpy's
     ("batch_size", "batch_size"), ("gamma", "gamma"), ("tau", "tau"), ("num_critics", "n_critics"),
     ("policy_freq", "update_actor_interval"), ("num_actions", "n_action_samples"),

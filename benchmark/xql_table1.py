@@ -14,6 +14,8 @@ TABLE = Table(
     name="xql_table1", title="XQL, Table 1: D4RL", papers=("xql_table1.csv",), seeds=(0, 1, 2, 3, 4),
     datasets=(*LOCOMOTION, *(f"antmaze-{maze}-v0" for maze in MAZES), *KITCHEN),
     quoted=("xql_draft", "bc", "bc_10pct", "dt", "awac", "onestep_rl", "td3_bc", "cql", "iql"),
+    notes=("xql has one setting per domain, xql_tuned the authors' per dataset. Both stand beside the review version's "
+           "cells, tuned per dataset on the score; whether those are last or best evaluations is unverified.",),
     columns={
         "xql": Column("xql"),
         "xql_tuned": Column("xql", "--config tuned", published="xql"),

@@ -81,23 +81,23 @@ class Dataset:
         return self._split(self.rows[index])
 
     @cached_property
-    def _followed(self) -> Tensor:
-        """Rows with a next action, that of the row after it, and true ends, which need none."""
+    def followed(self) -> Tensor:
+        """Rows whose episode has a next action, that of the next row, and true ends, which need none."""
         known = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
         last = self.episodes[:, 1].to(self.device) - 1
         known[last] = self.done[last] > 0
         return known.nonzero()[:, 0]
 
     def sample_sarsa(self, batch_size: int, rng: torch.Generator) -> tuple[Batch, Tensor]:
-        """As `sample`, of rows whose episode has a next action, and that action (B, A); at a true end it means nothing."""
-        index = torch.randint(len(self._followed), (batch_size,), generator=rng, device=self.device)
-        index = self._followed[index]
+        """As `sample`, of `followed` rows, and the next action (B, A), which means nothing at a true end."""
+        index = torch.randint(len(self.followed), (batch_size,), generator=rng, device=self.device)
+        index = self.followed[index]
         return self._split(self.rows[index]), self.action[(index + 1).clamp(max=len(self.rows) - 1)]
 
     def subset(self, index: Tensor) -> "Dataset":
-        """Some rows (M,) int64, ascending, as a dataset with statistics of its own."""
+        """Some rows (M,) int64, ascending, as a dataset with statistics of its own; a gap ends an episode."""
         episode = torch.searchsorted(self.episodes[:, 1].contiguous(), index.cpu(), right=True)
-        cuts = (episode.diff().nonzero()[:, 0] + 1).tolist()
+        cuts = (((episode.diff() > 0) | (index.cpu().diff() > 1)).nonzero()[:, 0] + 1).tolist()
         episodes = torch.tensor([[0, *cuts], [*cuts, len(index)]]).T
         return replace(self, rows=self.rows[index.to(self.device)], episodes=episodes,
                        source=self.source | {"rows": len(index)})

@@ -53,11 +53,13 @@ def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
     """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
     `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults; an own file
-    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. InputError: unknown config, missing device, a run that does not fit.
+    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. InputError: unknown config, missing
+    device, a run that does not fit.
     """
     import tyro
     argv = sys.argv[1:] if argv is None else argv
     given = dict(zip(argv, argv[1:])) | dict(word.split("=", 1) for word in argv if "=" in word)
+    given = {word.replace("_", "-"): value for word, value in given.items()}  # tyro takes both
     if "--resume" in given:
         saved = _saved_args(Args, Path(given["--resume"]))
         args = tyro.cli(Args, default=saved, args=argv)
@@ -105,7 +107,8 @@ def _checked(args):
 def _saved_args(Args, folder):
     try:
         config = json.loads((folder / "config.json").read_text())
-        saved = config["args"] | {"seeds": tuple(config["args"]["seeds"]), "runs": Path(config["args"]["runs"])}
+        saved = {flag: tuple(value) if isinstance(value, list) else value for flag, value in config["args"].items()}
+        saved["runs"] = Path(saved["runs"])
         if config["algorithm"] != Path(inspect.getfile(Args)).stem:
             raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
         return Args(**saved | {"resume": folder})

@@ -15,9 +15,9 @@ import tyro
 from algorithms import rorl
 from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
-from benchmark.runs import flags, load_agent, load_script, read_run
+from benchmark.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
-from tests.helpers import run_script, write_npz
+from tests.helpers import make_data, run_script, write_npz
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmark/attacks.py"
@@ -209,6 +209,26 @@ def test_min_q_is_scored_at_the_true_state():
     critics = lambda o, a: seen.append(o) or a.sum(-1)[None]
     objective("min-q", Gaussian(), critics, obs)(torch.randn(3, 5, 4))
     assert torch.equal(seen[0].view(3, 5, 4), obs[:, None].expand(3, 5, 4))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "algorithms").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("attack", ["action-diff", "min-q"])
+def test_every_agent_can_be_attacked(path, attack):
+    """The objective at several states at once is that of each alone."""
+    module = load_script(path)
+    small = {"num_critics": 3, "hidden_size": 16}
+    args = module.Args(**{flag: value for flag, value in small.items() if flag in vars(module.Args)})
+    agent, obs, delta = agent_class(module)(args, make_data(), 0), torch.randn(4, 11), torch.randn(4, 6, 11)
+    if attack == "min-q" and not hasattr(agent, "critics"):
+        pytest.skip("has no critics")
+    with torch.no_grad():
+        found = objective(attack, agent.actor, getattr(agent, "critics", None), obs)(delta)
+        each = [objective(attack, agent.actor, getattr(agent, "critics", None), obs[i:i + 1])(delta[i:i + 1, k:k + 1])
+                for i in range(4) for k in range(6)]
+        torch.testing.assert_close(found.flatten(), torch.cat(each).flatten(), rtol=1e-4, atol=1e-5)
+        assert found.shape == (4, 6) and found.unique().numel() > 6
+        if attack == "action-diff":
+            assert not objective(attack, agent.actor, None, obs)(torch.zeros(4, 1, 11)).abs().max() > 1e-6
 
 
 def test_zero_order_with_the_clean_state():

@@ -78,7 +78,7 @@ def test_bad_own_files(words, match, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=match) as error:
         make(TABLE, ["--runs", str(tmp_path), "--data", *words])
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="--eval-env belongs before the --"):
+    with pytest.raises(InputError, match="--eval-env follows from a row's name"):
         make(TABLE, ["--runs", str(tmp_path), "--datasets", NAME, "--data", f"{NAME}=a.npz", "--", "--eval-env", "none"])
     with pytest.raises(InputError, match="is not a dataset of this table"):
         make(TABLE, ["--runs", str(tmp_path), "--datasets", "walker2d-medium-v2", "--data", f"{NAME}=a.npz"])

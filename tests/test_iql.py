@@ -37,24 +37,30 @@ def value_loss(agent, q, v):
     return loss[0] if isinstance(loss, tuple) else loss  # XQL's comes with m
 
 
-def minimiser(loss, q, start, lr=0.3, steps=400):
-    """V that minimises loss(q, v) over equally frequent q, by gradient descent in float64."""
-    q = torch.tensor(q, dtype=torch.float64)
-    v = torch.tensor(start, dtype=torch.float64, requires_grad=True)
-    for _ in range(steps):
-        (gradient,) = torch.autograd.grad(loss(q, v.expand_as(q)), v)
-        v.data -= lr * gradient
-    return v.item()
+def slope(loss, q, v):
+    """dL/dV for equally frequent q, float64."""
+    v = torch.tensor(v, dtype=torch.float64, requires_grad=True)
+    loss(torch.tensor(q, dtype=torch.float64), v.expand(len(q))).backward()
+    return v.grad.item()
+
+
+def minimiser(loss, q, low=None):
+    """V between `low`, or the least q, and the largest q where the loss turns from falling to rising."""
+    low, high = min(q) if low is None else low, max(q)
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(loss, q, middle) > 0 else (middle, high)
+    return low
 
 
 @pytest.mark.parametrize("expectile, expected", [(0.5, 2.0), (0.7, 2.8), (0.9, 3.6)])
 def test_expectile_of_0_and_4(expectile, expected):
-    assert minimiser(make(expectile=expectile).value_loss, [0.0, 4.0], 1.0) == pytest.approx(expected, abs=1e-6)
+    assert minimiser(make(expectile=expectile).value_loss, [0.0, 4.0]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_expectile_grows_with_its_level():
     q = [-3.0, 0.5, 1.0, 7.0]
-    found = [minimiser(make(expectile=level).value_loss, q, 0.0, 0.3) for level in (0.3, 0.5, 0.7, 0.9, 0.99)]
+    found = [minimiser(make(expectile=level).value_loss, q) for level in (0.3, 0.5, 0.7, 0.9, 0.99)]
     assert found == sorted(found) and found[1] == pytest.approx(sum(q) / 4, abs=1e-6) and 6 < found[-1] < 7
 
 
@@ -242,10 +248,14 @@ def test_dropout_keeps_the_expectation_and_drops_a_tenth():
     real = torch.baddbmm
     try:
         torch.baddbmm = lambda bias, x, weight: seen.append(x) or real(bias, x, weight)
-        agent.actor(x, 0.1, agent.rng)
+        out = agent.actor(x, 0.1, agent.rng)
     finally:
         torch.baddbmm = real
     clean = torch.addmm(agent.actor.biases[0][0], x, agent.actor.weights[0][0]).relu()
+    hidden = torch.addmm(agent.actor.biases[1][0], seen[1][0], agent.actor.weights[1][0]).relu()
+    second = seen[2][0][hidden > 0] / hidden[hidden > 0]
+    assert second.round(decimals=4).unique().tolist() == pytest.approx([0.0, 1 / 0.9], abs=1e-4)
+    torch.testing.assert_close(out, real(agent.actor.biases[2], seen[2], agent.actor.weights[2]))  # not of the output
     kept = seen[1][0][clean > 0] / clean[clean > 0]
     assert kept.round(decimals=4).unique().tolist() == pytest.approx([0.0, 1 / 0.9], abs=1e-4)
     assert (kept == 0).float().mean().item() == pytest.approx(0.1, abs=0.01)

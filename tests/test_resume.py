@@ -85,7 +85,7 @@ def test_kill_9_and_resume_is_bitwise(algorithm, tmp_path):
     with open(folder / "log.csv", "a") as file:
         file.write("999,0,torn li")  # what a kill in the middle of a write leaves
     code, out, err = run_script(script, "--resume", folder)
-    assert code == 0, err
+    assert code == 0 and err == "", err
     assert f"resumed at update {step}" in out
     same_results(only_folder(tmp_path / "whole"), folder)
     assert json.loads((folder / "result.json").read_text())["step"] == updates

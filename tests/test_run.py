@@ -103,6 +103,7 @@ def test_an_own_file_has_its_tasks_values(capsys):
     assert (args.alpha, args.env, args.eval_env) == (9.0, "some/my.npz", "hopper-medium-v2")
     assert "some/my.npz as hopper-medium-v2, --config paper: alpha=9.0" in capsys.readouterr().out
     assert parse(td3_bc.Args, table, [*own, "--alpha", "1"]).alpha == 1.0
+    assert parse(td3_bc.Args, table, ["--env", "some/my.npz", "--eval_env=hopper-medium-v2"]).alpha == 9.0
     assert parse(td3_bc.Args, {}, own, mine=table).alpha == 2.5
     assert parse(td3_bc.Args, {}, [*own, "--config", "mine"], mine=table).alpha == 9.0
     assert parse(td3_bc.Args, table, ["--env", "walker2d-medium-v2", "--eval-env", "hopper-medium-v2"]).alpha == 2.5  # a D4RL name has its own

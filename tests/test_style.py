@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
 BENCHMARK = sorted((ROOT / "benchmark").glob("*.py"))
-BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320, "bc": 200, "iql": 220, "sql_eql": 260, "xql": 270,
-           "awac": 200, "one_step": 200}  # lines a file may have
+BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320, "bc": 200, "iql": 225, "sql_eql": 260, "xql": 275,
+           "awac": 200, "one_step": 205}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -86,7 +86,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in ("dynamics", "terminations")}
-    assert sum(lines.values()) <= 1193, lines
+    assert sum(lines.values()) <= 1196, lines
     for path in ALGORITHMS + COMMON + BENCHMARK:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):

@@ -11,7 +11,7 @@ from algorithms.sql_eql import Args as SqlArgs
 from algorithms.xql import PAPER, TUNED, XQL, Args
 from common import InputError
 from tests.helpers import make_data, parameters, twin
-from tests.test_iql import minimiser, recorded
+from tests.test_iql import minimiser, recorded, slope
 
 
 def make(**flags):
@@ -30,7 +30,7 @@ def gradient(agent, q, v=0.0):
 
 @pytest.mark.parametrize("beta, expected", [(2.0, 2.867562), (1.0, 3.325003), (0.5, 3.653594)])
 def test_minimiser(beta, expected):
-    assert minimiser(loss_of(make(beta=beta)), [0.0, 4.0], 2.0, 0.1, 4000) == pytest.approx(expected, abs=1e-5)
+    assert minimiser(loss_of(make(beta=beta)), [0.0, 4.0], 2.0) == pytest.approx(expected, abs=1e-6)
 
 
 def test_loss_by_hand():
@@ -55,7 +55,7 @@ def test_clipped_samples_have_no_gradient():
     """EQL as released has +exp(-5) / 2 there."""
     assert gradient(make(beta=1.0), [0.0, 100.0]) == [0.0, 0.0]
     agent = make(beta=1.0, clip=5.0)
-    assert minimiser(loss_of(agent), [0.0] * 99 + [20.0], 0.0, 1.0, 200) == 0.0  # stuck; the log-mean-exp is above 15
+    assert slope(loss_of(agent), [0.0] * 99 + [20.0], 0.0) == 0.0  # V is stuck; the log-mean-exp is above 15
 
 
 def test_loss_is_never_negative_and_finite():
@@ -76,8 +76,8 @@ def test_floor_of_m():
 
 def test_large_beta_is_the_mean_and_beta_orders_the_values():
     q = [-4.0, 0.0, 1.0, 4.0]
-    assert minimiser(loss_of(make(beta=1e3)), q, 3.0, 3e5, 200) == pytest.approx(0.25, abs=1e-2)
-    found = [minimiser(loss_of(make(beta=beta)), q, 2.0, 0.2 * beta, 3000) for beta in (0.7, 1.0, 2.0, 5.0, 20.0)]
+    assert minimiser(loss_of(make(beta=1e3)), q) == pytest.approx(0.25, abs=1e-2)
+    found = [minimiser(loss_of(make(beta=beta)), q, 0.0) for beta in (0.7, 1.0, 2.0, 5.0, 20.0)]
     assert found == sorted(found, reverse=True) and 0.25 < found[-1] < found[0] < 4
 
 
@@ -137,6 +137,22 @@ def test_value_steps():
     torch.testing.assert_close(parameters(agent.target_critics), target + 0.005 * (parameters(agent.critics) - target), rtol=0, atol=1e-7)
 
 
+def test_logged_m_and_clipped_share():
+    agent = make(beta=0.1)
+    value = recorded(agent, "value_loss")
+    with torch.no_grad():
+        agent.target_critics.biases[-1] += 0.2
+    log = agent.update()
+    (q, _), (_, m) = value[0]
+    with torch.no_grad():
+        assert log["max"] == m and 0 < m <= 7
+    high = make(beta=0.01, lr=0.0)  # V stays
+    value = recorded(high, "value_loss")
+    log = high.update()
+    (q, v), _ = value[0]
+    assert log["clipped"].item() == pytest.approx((q - v > 0.07).float().mean().item()) and 0 < log["clipped"] < 1
+
+
 def test_rate_is_constant_on_antmaze():
     agent = make(**PAPER["antmaze-umaze-v0"] | dict(updates=4, batch_size=4))
     assert [agent.update()["actor_lr"].item() for _ in range(6)] == pytest.approx([3e-4] * 6)
@@ -150,9 +166,14 @@ def test_values_of_both_tables():
         args = Args(**PAPER[task])
         assert (args.beta, args.clip, args.batch_size, args.inverse_temperature) == expected
     assert len(TUNED) == 18
-    for task, expected in (("halfcheetah-medium-v2", (1, 7, 1024, 0, 0.1, 1)), ("walker2d-medium-expert-v2", (2, 5, 256, 0, 0.0, 1)),
-                           ("hopper-medium-expert-v2", (2, 7, 1024, 1, 0.0, 1)), ("antmaze-medium-diverse-v0", (0.6, 7, 256, 0, 0.0, 4)),
-                           ("antmaze-large-diverse-v0", (0.55, 5, 1024, 0, 0.0, 1)), ("kitchen-mixed-v0", (8, 7, 1024, 0, 0.0, 1))):
+    tuned = """halfcheetah-medium-v2 1 7 1024 noise, hopper-medium-v2 5 7 1024, walker2d-medium-v2 10 7 1024,
+        halfcheetah-medium-replay-v2 1 5 256, hopper-medium-replay-v2 2 7 256, walker2d-medium-replay-v2 5 5 1024,
+        halfcheetah-medium-expert-v2 1 5 1024, hopper-medium-expert-v2 2 7 1024 random, walker2d-medium-expert-v2 2 5 256,
+        antmaze-umaze-v0 2 7 256, antmaze-umaze-diverse-v0 5 7 256 random, antmaze-medium-play-v0 0.8 5 256,
+        antmaze-medium-diverse-v0 0.6 7 256 steps, antmaze-large-play-v0 0.6 5 1024, antmaze-large-diverse-v0 0.55 5 1024,
+        kitchen-complete-v0 2 7 1024, kitchen-partial-v0 5 7 1024, kitchen-mixed-v0 8 7 1024"""
+    for task, beta, clip, size, *extra in map(str.split, tuned.split(",")):
         args = Args(**TUNED[task])
+        expected = float(beta), float(clip), int(size), int(extra == ["random"]), 0.1 * (extra == ["noise"]), 4 if extra == ["steps"] else 1
         assert (args.beta, args.clip, args.batch_size, args.num_random, args.noise, args.value_steps) == expected
         assert (args.reward, args.cosine) == (PAPER[task].get("reward", "raw"), "antmaze" not in task)
