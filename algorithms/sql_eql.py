@@ -90,8 +90,7 @@ PAPER |= {f"antmaze-{maze}-v2": _ANTMAZE for maze in (
 PAPER["antmaze-umaze-diverse-v2"] = _ANTMAZE | dict(sql_alpha=3.0, eql_alpha=5.0)
 PAPER |= {f"kitchen-{level}-v0": dict(sql_alpha=0.5, eql_alpha=2.0, dropout=0.1, eval_every=10_000)
           for level in ("complete", "partial", "mixed")}
-# authors' earlier scripts and answer to reviewers (the paper's levels), SQL's divided by 4; for umaze-diverse
-# the scripts have 1.25
+# authors' earlier scripts and answer to reviewers, SQL's divided by 4 (scripts on umaze-diverse: 1.25)
 EARLY = {name: values | (dict(sql_alpha=1.25, eql_alpha=5.0) if "medium-expert" in name else
                          dict(sql_alpha=0.5, eql_alpha=5.0) if "umaze-diverse" in name else
                          dict(sql_alpha=0.125) if "antmaze" in name else dict(sql_alpha=0.5, eql_alpha=2.0))

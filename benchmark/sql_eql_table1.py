@@ -1,6 +1,6 @@
 """SQL and EQL, Table 1: 18 D4RL datasets, 1,000,000 updates, 5 seeds. Xu et al., ICLR 2023, arXiv:2303.15810.
 
-Cells as on slides about the paper. The paper re-ran IQL and CQL, the best of a sweep per dataset (here: IQL's own value);
+Cells as on slides about the paper, which re-ran IQL and CQL, the best of a sweep per dataset (here: IQL's own value);
 the others are quoted there, those of AntMaze from v0. Seeds and last evaluation: unverified. Rows of AntMaze and
 Kitchen show published numbers only: their simulators are not here yet.
 
