@@ -7,14 +7,19 @@ one-step with 256 units (1,024), its stages in the proportion 1 : 2 : 1. A place
 Run: python benchmark/in_sample_small.py --standin --seeds 0 1 [--data hopper-medium-replay-v2=replay.npz] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+import sys
+
+from benchmark import grid, tables
+from benchmark.figures import colours, curve_figure
+from benchmark.grid import Column, Table
+from common.run import friendly
 
 BUDGET = "--updates 30000 --batch-size 64 --eval-every 3000"
 TABLE = Table(
     name="in_sample_small", title="The in-sample family at a small budget", seeds=(0, 1),
     datasets=tuple(f"{robot}-{level}-v2" for robot in ("hopper", "halfcheetah")
                    for level in ("medium", "medium-replay")),
-    notes=("Not the papers' budgets: 30,000 updates of batch 64; one-step with 256 units, a quarter of the updates for "
+    notes=("Not the papers' budgets: batch 64, 30,000 updates or as told; one-step with 256 units, a quarter of them for "
            "cloning, a half for SARSA, a quarter for improvement.",),
     columns={
         "bc": Column("bc", BUDGET),
@@ -27,5 +32,20 @@ TABLE = Table(
         "xql": Column("xql", BUDGET),
     })
 
+
+
+def main():
+    this = grid.make(TABLE, sys.argv[1:])
+    if this.args.dry_run:
+        return this.plan()
+    grid.train(this)
+    groups, path = tables.groups(this), this.args.out / f"{tables.stem(this)}.curves.png"
+    if any(group.curve for group in groups):
+        curve_figure(groups, colours(group.algorithm for group in groups), path)
+        print(f"figure: {path}")
+    grid.finish(this)
+
+
 if __name__ == "__main__":
-    main(TABLE)
+    with friendly():
+        main()

@@ -118,7 +118,7 @@ def notes(grid) -> list[str]:
     """What must be read with the table."""
     notes = list(grid.table.notes)
     if grid.args.data:
-        given = "; ".join(f"{name} is {own.file}" for name, own in grid.own.items() if name not in grid.table.own)
+        given = "; ".join(f"{name} is {own.file.name}" for name, own in grid.own.items() if name not in grid.table.own)
         notes.append(f"OWN DATA in place of D4RL's: {given}. No score of it compares with a published one.")
     if grid.quoted:
         what = "published numbers only" if grid.paper else "left out"
@@ -158,12 +158,13 @@ def write(grid) -> str:
             writer = csv.DictWriter(file, lines[0] if lines else ["dataset", "algorithm", "seed"], lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
-    groups = [Group(cell.dataset, cell.column, _shown(grid, cell)) for cell in grid.cells]
-    page.write(Path(f"{path}.html"), grid.table.title, notes(grid), how(grid), rows, groups, grid.table.score)
+    page.write(Path(f"{path}.html"), grid.table.title, notes(grid), how(grid), rows, groups(grid), grid.table.score)
     print(f"\n{text}\n{path}.md, .csv and .runs.csv; with learning curves: {path}.html")
     return text
 
 
-def _shown(grid, cell) -> dict:
-    """{seed: run}, the newest, and a finished one where there is one."""
-    return {seed: run for run in grid.found[cell] for seed in run.seeds if seed in grid.seeds} | grid.finished(cell)
+def groups(grid) -> list[Group]:
+    """One per cell; of a seed's runs the newest, or a finished one where there is one."""
+    def shown(cell):
+        return {seed: run for run in grid.found[cell] for seed in run.seeds if seed in grid.seeds} | grid.finished(cell)
+    return [Group(cell.dataset, cell.column, shown(cell)) for cell in grid.cells]

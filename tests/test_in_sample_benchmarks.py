@@ -57,7 +57,7 @@ def test_an_own_file_has_its_own_runs_and_no_published_number(standin, tmp_path)
     assert [(row["dataset"], row["data"], row["scores"], row["published_mean"], row["verdict"]) for row in rows if row["algorithm"] == "td3_bc"] == [
         (NAME, "file", "41.00 43.00", "", ""), ("walker2d-medium-v2", "standin" if standin else "d4rl", "", "", "")]
     text, stem = tables.write(table), "own" + ".standin" * standin + ".data.part"
-    assert f"OWN DATA in place of D4RL's: {NAME} is {tmp_path}/a.npz." in text and "| mean |" not in text and "quoted" not in text
+    assert f"OWN DATA in place of D4RL's: {NAME} is a.npz." in text and "| mean |" not in text and "quoted" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{stem}.{suffix}" for suffix in ("md", "csv", "runs.csv", "html")}
     assert "OWN DATA" in (tmp_path / f"out/{stem}.html").read_text().replace("&#x27;", "'")
     jobs = {job.cell.dataset: job for job in table.jobs(False)}
@@ -351,7 +351,8 @@ def test_bellman_error_of_a_run(tmp_path, monkeypatch):
     ("sql_noisy_data", ["--standin"], "in-random-0.05.standin-"),
     ("sql_noisy_data", ["--robots", "walker2d"], "walker2d-expert-v2-in-random-0.3.npz --eval-env walker2d-expert-v2 --algorithm sql --sql-alpha 2.5"),
     ("sql_small_data", [], "antmaze-medium-play-v2.easy.npz --eval-env none"),
-    ("sql_small_data", ["--standin"], "--eval-env halfcheetah-medium-replay-v2 --reward raw")])
+    ("sql_small_data", ["--standin"], "--eval-env halfcheetah-medium-replay-v2 --reward raw"),
+    ("in_sample_small", ["--standin"], "algorithms/one_step.py --env hopper-medium-v2 --hidden-size 256 --stages 1 2 1 --updates 30000 --batch-size 64")])
 def test_plans(script, words, line, tmp_path, monkeypatch, capsys):
     module = importlib.import_module(f"benchmark.{script}")
     monkeypatch.setattr("sys.argv", [script, *map(str, words), "--dry-run", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
@@ -359,6 +360,21 @@ def test_plans(script, words, line, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert line in out, out[-2000:]
     assert not (tmp_path / "out").exists() and not (tmp_path / "runs").exists()
+
+
+def test_small_budget_gives_a_table_and_curves(tmp_path, monkeypatch, capsys):
+    from benchmark import in_sample_small
+    from tests.helpers import write_npz
+
+    write_npz(tmp_path / "mine.npz")
+    name = "hopper-medium-replay-v2"
+    monkeypatch.setattr("sys.argv", ["in_sample_small", "--columns", "bc", "--datasets", name, "--data", f"{name}={tmp_path / 'mine.npz'}", "--updates", "4",
+                                     "--seeds", "3", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--", "--eval-episodes", "1"])
+    in_sample_small.main()
+    stem = "in_sample_small.data.changed.part"
+    text = (tmp_path / f"out/{stem}.md").read_text()
+    assert f"{name} is mine.npz" in text and str(tmp_path) not in text and "30,000 updates or as told" in text and " / " not in text
+    assert (tmp_path / f"out/{stem}.curves.png").read_bytes()[:4] == b"\x89PNG" and f"{stem}.curves.png" in capsys.readouterr().out
 
 
 def test_real_data_are_not_used_for_standin_mixtures(monkeypatch):
