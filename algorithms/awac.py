@@ -20,8 +20,8 @@ Paper / authors' code / here (CORL's variant, which made the v2 numbers):
   128, 50,000 updates offline; on hand tasks, no terminals, advantages up to 0.5. Here: CORL's, for v0 too.
 
 Logged: critic_loss (2); q, mean_b Q1(s, a), grows to about the discounted return and stays; advantage, mean
-of (3), 0, then below as the policy beats the data; weight, mean of (4), 1 to 10 (batch_softmax: 1); capped,
-share of weights above 99, below 0.1; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2.
+of (3), 0, then below as the policy beats the data; weight, mean of (4), 1 to 40 (batch_softmax: 1); capped,
+share of weights above 99, up to 0.4; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2.
 
 Read before: td3_bc.py (58 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2

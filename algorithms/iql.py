@@ -30,8 +30,8 @@ Paper / authors' code / here:
 
 Logged: critic_loss (6), value_loss (2), actor_loss (4); q, mean of min_i Qi'(s, a), and v, mean of V(s),
 level near the discounted scaled return; advantage, mean of (1) with the new V, small beside v; weight, mean
-of (3), 0.5 to 3; capped, share of (3) at its cap, under 0.05; log_std, mean over dimensions, settles above
-its floor, -5; actor_lr (8).
+of (3), near 1 on one policy's data, up to 30 on a replay; capped, share of (3) at its cap, 0, on a replay up
+to 0.3; log_std, mean over dimensions, settles above its floor, -5; actor_lr (8).
 
 Read before: td3_bc.py (91 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2

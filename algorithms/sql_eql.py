@@ -44,9 +44,10 @@ Paper / authors' code / here:
   MuJoCo, critics without LayerNorm. 22 March: as on 9 March, but squared critics, lr 3e-4. 26 March, the
   release: (1) to (8).
 
-Logged: as in iql.py, with value_loss (1) or (2), weight and capped of (3); active, share of the batch with q
-above V - 2 alpha, V after its step (SQL's non-sparsity, the authors' tuning signal), 0.5 to 1; clamped, share
-with q above V + 5 alpha, near 0: when EQL's grows with advantage, V is running away.
+Logged: as in iql.py, with value_loss (1) or (2), weight (SQL 0.1 to 1, EQL 2 to 50) and capped (SQL 0, EQL up
+to 0.5) of (3); active, share of the batch with q above V - 2 alpha, V after its step (SQL's non-sparsity, the
+authors' tuning signal), 0.5 to 1; clamped, share with q above V + 5 alpha, near 0: when EQL's grows with
+advantage, V is running away.
 
 Read before: iql.py (33 lines of code differ).
 Run: python algorithms/sql_eql.py --env hopper-medium-v2 --algorithm eql

@@ -31,8 +31,8 @@ Paper / authors' code / here:
   unverified. The draft's table has other values for beta and the clip on several datasets.
 - Scores: last, 5 seeds; whether the paper's are last or best is unverified. Its AntMaze is v0.
 
-Logged: as in iql.py, with value_loss (2), never negative; max, m of (1), 0 to the clip; clipped, share of the
-batch with z at the clip, V after its step, near 0: otherwise V is stuck below q.
+Logged: as in iql.py, with value_loss (2), never negative; weight 1 to 25; max, m of (1), 0 to the clip;
+clipped, share of the batch with z at the clip, V after its step, near 0: otherwise V is stuck below q.
 
 Read before: iql.py (54 lines of code differ).
 Run: python algorithms/xql.py --env hopper-medium-v2

@@ -19,8 +19,8 @@ TABLE = Table(
     name="in_sample_small", title="The in-sample family at a small budget", seeds=(0, 1),
     datasets=tuple(f"{robot}-{level}-v2" for robot in ("hopper", "halfcheetah")
                    for level in ("medium", "medium-replay")),
-    notes=("Not the papers' budgets: batch 64, 30,000 updates or as told; one-step with 256 units, a quarter of them for "
-           "cloning, a half for SARSA, a quarter for improvement.",),
+    notes=("Not the papers' budgets: batch 64, 30,000 updates or as told; one-step with 256 units, a quarter of its "
+           "updates for cloning, a half for SARSA, a quarter for improvement.",),
     columns={
         "bc": Column("bc", BUDGET),
         "bc_10pct": Column("bc", f"--config top-10 {BUDGET}"),
