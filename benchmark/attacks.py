@@ -75,7 +75,7 @@ def jeffreys(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: T
 
 def objective(attack: str, actor, critics, obs: Tensor):
     """f of an attack as a function of delta (R, n, S) -> (R, n), at observations (R, S); the attacker minimises it."""
-    clean = [x[:, None] for x in policy(actor, obs)]
+    clean = [x[:, None] for x in policy(actor, obs)] if attack == "action-diff" else []
 
     def change(delta):
         moved = policy(actor, (obs[:, None] + delta).flatten(0, 1))  # networks take (B, S)
