@@ -1,6 +1,7 @@
 """Every test has empty folders of its own in place of the user's, and no network."""
 
 import os
+import shutil
 
 import pytest
 
@@ -27,3 +28,20 @@ def isolated_session(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def isolated_test(isolated_session, tmp_path_factory, monkeypatch):
     isolate(monkeypatch, tmp_path_factory.mktemp("folders"))
+
+
+@pytest.fixture(scope="session")
+def standin_folder(isolated_session, tmp_path_factory):
+    """A cache with hopper-medium-v2's stand-in of 2,000 rows."""
+    from common.data import load_dataset
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOLO_CACHE", str(tmp_path_factory.mktemp("standin")))
+        load_dataset("hopper-medium-v2", standin_rows=2000)
+        return os.environ["SOLO_CACHE"]
+
+
+@pytest.fixture
+def standin(standin_folder, isolated_test):
+    """For tests that need the stand-in, not its making: the test's cache is a copy of that one."""
+    shutil.copytree(standin_folder, os.environ["SOLO_CACHE"])

@@ -21,7 +21,9 @@ from tests.test_grid import SCRIPT
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="pip install -r requirements-cluster.txt")
 FLAGS = ["--standin", "--datasets", "hopper-medium-v2", "--updates", 300]
 TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1, "--log-every", 20, "--save-seconds", 0.5]
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test", "RAY_USAGE_STATS_ENABLED": "0"}
+INLINE = [*TINY, "--eval-workers", 0]  # one process less for each run
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test", "RAY_USAGE_STATS_ENABLED": "0",
+         "RAY_health_check_period_ms": "500"}  # a dead node is noticed after 5 of these, not after 15 seconds
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +80,16 @@ def outputs(folder):
     return table.read_bytes(), text.read_bytes()
 
 
+@pytest.mark.usefixtures("standin")
 @needs_ray
 def test_what_is_killed_on_a_cluster_is_resumed_and_the_table_is_the_same(cluster, script, tmp_path):
     address, nodes = cluster
     sac = [*FLAGS, "--columns", "sac_10"]
-    code, _, err = run_script(script, *sac, "--runs", tmp_path / "whole", "--out", tmp_path / "whole_out", *TINY)
+    code, _, err = run_script(script, *sac, "--runs", tmp_path / "whole", "--out", tmp_path / "whole_out", *INLINE)
     assert code == 0, err
-    words = [*sac, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *TINY]
+    words = [*sac, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *INLINE]
 
-    process = start(script, *words[:-1], 1000)  # Ctrl-C: both save, which they would not have done by themselves
+    process = start(script, *words, "--save-seconds", 1000)  # Ctrl-C: both save, which they would not have done by themselves
     wait_until(lambda: rows(tmp_path / "runs") >= 3)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=50)
@@ -125,10 +128,11 @@ def test_a_node_dies_and_its_run_goes_on_elsewhere(cluster, script, tmp_path):
     assert sum(path.read_text().count("resumed at update") for path in (tmp_path / "runs/.grid").glob("*.log")) == 1
 
 
+@pytest.mark.usefixtures("standin")
 @needs_ray
 def test_ray_local_gives_the_same_table(script, tmp_path):
     for where, words in (("processes", []), ("ray", ["--ray", "local"])):
-        code, out, err = run_script(script, *FLAGS, "--columns", "td3_bc", *words, "--runs", tmp_path / where, "--out", tmp_path / f"{where}_out", *TINY)
+        code, out, err = run_script(script, *FLAGS, "--columns", "td3_bc", *words, "--runs", tmp_path / where, "--out", tmp_path / f"{where}_out", *INLINE)
         assert code == 0, out + err
     assert outputs(tmp_path / "ray_out") == outputs(tmp_path / "processes_out")
     assert sorted(run.seeds for run in find_runs(tmp_path / "ray")) == [[0], [1]]

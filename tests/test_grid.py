@@ -33,6 +33,7 @@ if __name__ == "__main__":
     main(TABLE)
 '''
 TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1]
+INLINE = [*TINY, "--eval-workers", 0]  # one process less for each run, where it is not what is tested
 
 
 def write_run(folder, algorithm, words, seeds=(0,), kind="d4rl", scores=(50.0,), speed=2.0, script=None, **values):
@@ -265,6 +266,7 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.usefixtures("standin")
 def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
     words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--save-seconds", 1000)
     process = start(script, *words)
@@ -281,8 +283,9 @@ def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
     assert run.result["step"] == 3000 and len((run.folder / "log.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.usefixtures("standin")
 def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_path):
-    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 20_000, *TINY)
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 20_000, *INLINE)
     process = start(script, *words)
     wait_for("*/log.csv", tmp_path / "runs")
     process.kill()
@@ -292,7 +295,7 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130 and len(find_runs(tmp_path / "runs")) == 1
     process.communicate()
-    other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", 20_000)), *map(str, TINY)])
+    other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", 20_000)), *map(str, INLINE)])
     shutil.move(find_runs(tmp_path / "runs")[0].folder, tmp_path / "moved")  # as if it had no folder yet
     other.find()
     (job,), (first, second) = other.jobs(True), other.jobs(False)
@@ -315,6 +318,7 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     process.communicate()
 
 
+@pytest.mark.usefixtures("standin")
 def test_what_is_killed_goes_on(script, tmp_path):
     """The training process, and the process that evaluates: one command makes the table all the same."""
     words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--eval-every", 500, "--log-every", 250, "--save-seconds", 0.2)
@@ -330,9 +334,10 @@ def test_what_is_killed_goes_on(script, tmp_path):
     assert len((run.folder / "eval.csv").read_text().splitlines()) == 7
 
 
+@pytest.mark.usefixtures("standin")
 def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
     script.write_text(SCRIPT.replace("--config sac-10", "--config sac-10 --critic-lr -1"))
-    code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *TINY))
+    code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *INLINE))
     assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0, exit code 1; the end of" in out
     assert "ValueError: Invalid learning rate: -1.0" in out and err.count("\n") == 3 and "1 runs are missing" in err
     assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.changed.part.md").read_text()
@@ -440,7 +445,7 @@ def test_out_must_be_writable(tmp_path):
 def test_attack_models_are_trained_then_attacked(tmp_path):
     words = ["--small", "--standin", "--columns", "td3_bc", "--updates", 4, "--eps", 0, 0.2, "--episodes", 1, "--step", "scaled", "--runs",
              tmp_path / "runs", "--out", tmp_path / "out"]
-    code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *TINY)
+    code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *INLINE)
     assert code == 0 and err == "", err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.{suffix}" for suffix in (
         "changed.part.md", "changed.part.csv", "changed.part.runs.csv", "changed.part.html", "changed.part.attacked.csv", "changed.part.attacked.png")}

@@ -28,7 +28,7 @@ NAME = "hopper-medium-replay-v2"
 TABLE = Table(name="own", title="Own", papers=("rorl_table1.csv",), quoted=("bc",), datasets=(NAME, "walker2d-medium-v2", "antmaze-umaze-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
 SCRIPT = f"from benchmark.grid import Column, Table, main\nfrom pathlib import PosixPath\nmain({TABLE!r})\n"
-TINY = ["--", "--batch-size", 8, "--eval-episodes", 1]
+TINY = ["--", "--batch-size", 8, "--eval-episodes", 1, "--eval-workers", 0]
 
 
 def own_run(folder, path, words=(), seed=0, score=40.0, env=None):
@@ -322,7 +322,7 @@ def test_bellman_error_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(derived, "read", lambda *_: View([tiny.obs.numpy(), tiny.action.numpy(), tiny.reward.numpy(), tiny.next_obs.numpy(), tiny.done.numpy() > 0],
                                                          ends | (tiny.done.numpy() > 0)))
     words = ["--standin", "--tasks", NAME, "--columns", "iql", "--seeds", "0", "--updates", "3", "--thinned", str(tmp_path / "t"), "--runs", str(tmp_path / "runs"),
-             "--out", str(tmp_path / "out"), "--jobs", "2", "--", "--batch-size", "8", "--eval-episodes", "1"]
+             "--out", str(tmp_path / "out"), "--jobs", "2", *map(str, TINY)]
     monkeypatch.setattr("sys.argv", ["sql_small_data.py", *words])
     sql_small_data.main()
     with open(tmp_path / f"out/sql_small_data.{NAME}.standin.changed.part.bellman.csv", newline="") as file:

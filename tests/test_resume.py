@@ -84,7 +84,8 @@ def test_kill_9_and_resume_is_bitwise(algorithm, tmp_path):
     assert 20 < step < updates
     with open(folder / "log.csv", "a") as file:
         file.write("999,0,torn li")  # what a kill in the middle of a write leaves
-    code, out, err = run_script(script, "--resume", folder)
+    inline = ["--eval-workers", 0] * (algorithm != "td3_bc")  # one process less; the numbers are the same
+    code, out, err = run_script(script, "--resume", folder, *inline)
     assert code == 0 and err == "", err
     assert f"resumed at update {step}" in out
     same_results(only_folder(tmp_path / "whole"), folder)
