@@ -99,5 +99,5 @@ class Evaluator:
             yield step, seed, returns, lengths
 
     def close(self) -> None:
-        if self.pool:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.pool:  # idle workers are waited for: Python 3.11 may print a traceback if they end while it exits
+            self.pool.shutdown(wait=all(job[3].done() for job in self.waiting), cancel_futures=True)

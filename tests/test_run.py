@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -333,7 +334,7 @@ def collect(evaluator):
 def test_worker_and_inline_give_the_same_numbers_with_their_steps(tmp_path):
     data = make_data()
     agent = td3_bc.TD3BC(td3_bc.Args(), data, seed=0)
-    results = []
+    results, threads = [], set(threading.enumerate())
     for workers in (0, 1):
         evaluator = Evaluator("hopper-medium-v2", data, make_args(tmp_path, eval_workers=workers))
         torch.manual_seed(0)
@@ -346,6 +347,7 @@ def test_worker_and_inline_give_the_same_numbers_with_their_steps(tmp_path):
                         p.add_(0.1)
         results.append(collect(evaluator))
         evaluator.close()
+        assert set(threading.enumerate()) <= threads  # an idle worker has ended: none ends while the interpreter exits
         with torch.no_grad():
             for p, old in zip(agent.actor.parameters(), saved):
                 p.copy_(old)
