@@ -15,7 +15,8 @@ Paper / authors' code / here (CORL's variant, which made the v2 numbers):
 - (3): the authors take the critics before their step, CORL those after it. Here: after.
 - (4): for the paper's normaliser, intractable, the authors have a softmax over the batch, CORL a cap. Here:
   CORL's, on A / lambda, before exp can overflow. lambda divides: 0.3333 and 0.1 are 3 and 10 of IQL's kind.
-- (5): the authors' mean is a tanh, their log std -6 + 6 sigmoid(u), -3 at first. Here: CORL's, both free.
+- (5): the authors' mean is a tanh, their log std -6 + 6 sigmoid(u), -3 at first: --bounded. Here: CORL's,
+  both free, std 1 at first.
 - The authors have other MuJoCo values: actor 4 x 256 with weight decay 1e-4, critics 2 x 256, lambda 2, batch
   128, 50,000 updates offline; on hand tasks, no terminals, advantages up to 0.5. Here: CORL's, for v0 too.
 
@@ -23,7 +24,7 @@ Logged: critic_loss (2); q, mean_b Q1(s, a), grows to about the discounted retur
 of (3), 0, then below as the policy beats the data; weight, mean of (4), 1 to 40 (batch_softmax: 1); capped,
 share of weights above 99, up to 0.4; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2.
 
-Read before: td3_bc.py (58 lines of code differ).
+Read before: td3_bc.py (73 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2
 """
 
@@ -51,6 +52,7 @@ class Args(RunArgs):
     tau: float = 0.005  # Polyak step of the target critics
     temperature: float = 0.3333  # lambda in (4)
     weight: Literal["exp_clip", "batch_softmax"] = "exp_clip"  # which of (4)
+    bounded: bool = False  # the authors' policy in (5)
     normalize: bool = True  # standardise observations with the dataset's mean and std
 
 
@@ -74,10 +76,12 @@ def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Par
 class Actor(nn.Module):
     """Gaussian policy on raw obs: mean S -> 256 x 3 -> A, ReLU; one std for all states."""
 
-    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator):
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, rng: torch.Generator,
+                 bounded: bool = False):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.bounded = bounded
         sizes = [obs_size, 256, 256, 256, action_size]
         self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
@@ -87,6 +91,8 @@ class Actor(nn.Module):
         x = (obs - self.obs_mean) / self.obs_scale
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             x = nn.functional.linear(x if i == 0 else x.relu_(), weight, bias)
+        if self.bounded:
+            return torch.tanh(x), -6 + 6 * torch.sigmoid(self.log_std)  # code: of the authors
         return x, self.log_std.clamp(-20, 2)
 
     def log_prob(self, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
@@ -133,7 +139,7 @@ class AWAC:
         scale = data.obs_std.cpu() + 1e-3 if args.normalize else torch.ones(data.obs_size)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
         sizes = data.obs_size, data.action_size, mean, scale, init
-        self.actor = Actor(*sizes).to(data.device)
+        self.actor = Actor(*sizes, args.bounded).to(data.device)
         self.critics = Critics(*sizes).to(data.device)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")

@@ -225,6 +225,19 @@ def test_the_mean_is_not_squashed_but_clamped_for_the_environment(agent):
     assert torch.equal(action[:, 1], mean[:, 1])
 
 
+def test_the_authors_bounded_policy():
+    """mean = tanh of the network, log std = -6 + 6 sigmoid(u): std exp(-3) at first, between exp(-6) and 1 for ever."""
+    agent, free = (AWAC(Args(batch_size=32, bounded=bounded), make_data(), seed=0) for bounded in (True, False))
+    obs = agent.data.obs[:5]
+    mean, log_std = agent.actor(obs)
+    assert torch.equal(mean, torch.tanh(free.actor(obs)[0])) and torch.equal(agent.actor.act(obs), mean)
+    torch.testing.assert_close(log_std.exp(), torch.full((3,), 0.049787), rtol=0, atol=1e-6)
+    assert agent.update()["log_std"].item() == -3 and free.update()["log_std"].item() == 0
+    with torch.no_grad():
+        agent.actor.log_std[:] = torch.tensor([-99.0, math.log(2), 99.0])  # sigmoid 0, 2/3, 1
+    torch.testing.assert_close(agent.actor(obs)[1], torch.tensor([-6.0, -2.0, 0.0]), rtol=0, atol=1e-5)
+
+
 def test_networks_and_their_initialisation(agent):
     assert [tuple(w.shape) for w in agent.actor.weights] == [(256, 11), (256, 256), (256, 256), (3, 256)]
     assert [tuple(w.shape) for w in agent.critics.weights] == [(2, 14, 256), (2, 256, 256), (2, 256, 256), (2, 256, 1)]

@@ -20,7 +20,7 @@ ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
 BENCHMARK = sorted((ROOT / "benchmark").glob("*.py"))
 BUDGETS = {"td3_bc": 200, "sac_n": 230, "edac": 260, "pbrl": 265, "rorl": 320, "bc": 205, "iql": 225, "sql_eql": 260, "xql": 275,
-           "awac": 205, "one_step": 205}  # lines a file may have
+           "awac": 210, "one_step": 205}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
