@@ -16,13 +16,14 @@ Paper / authors' code / here (CORL's variant, which made the v2 numbers):
 - (4): for the paper's normaliser, intractable, the authors have a softmax over the batch, CORL a cap. Here:
   CORL's, on A / lambda, before exp can overflow. lambda divides: 0.3333 and 0.1 are 3 and 10 of IQL's kind.
 - (5): the authors' mean is a tanh, their log std -6 + 6 sigmoid(u), -3 at first: --bounded. Here: CORL's,
-  both free, std 1 at first.
+  both free, std 1 at first. The authors do not clip the samples of (1) and (3); here, always.
 - The authors have other MuJoCo values: actor 4 x 256 with weight decay 1e-4, critics 2 x 256, lambda 2, batch
   128, 50,000 updates offline; on hand tasks, no terminals, advantages up to 0.5. Here: CORL's, for v0 too.
 
 Logged: critic_loss (2); q, mean_b Q1(s, a), grows to about the discounted return and stays; advantage, mean
 of (3), 0, then below as the policy beats the data; weight, mean of (4), 1 to 40 (batch_softmax: 1); capped,
-share of weights above 99, up to 0.4; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2.
+share of weights above 99, up to 0.4; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2
+(bounded: rises from -3).
 
 Read before: td3_bc.py (73 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2
@@ -85,7 +86,7 @@ class Actor(nn.Module):
         sizes = [obs_size, 256, 256, 256, action_size]
         self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.log_std = nn.Parameter(torch.zeros(action_size))
+        self.log_std = nn.Parameter(torch.zeros(action_size))  # bounded: u of (5)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:  # mean (B, A) and log std (A,)
         x = (obs - self.obs_mean) / self.obs_scale
