@@ -44,9 +44,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from common import friendly
+from common.args import RunArgs, parse
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.run import Run, RunArgs, friendly, parse
+from common.run import Run
 
 
 @dataclass

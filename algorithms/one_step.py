@@ -38,10 +38,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from common import InputError
+from common import InputError, friendly
+from common.args import RunArgs, parse
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.run import Run, RunArgs, friendly, parse
+from common.run import Run
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""One short script per published table or figure. Runs are made by `algorithms/` as processes, read from folders."""
+"""What a person starts: a short script per published table, figure or demonstration. How they work is in engine/."""

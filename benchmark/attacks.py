@@ -40,13 +40,13 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmark.figures import attack_figure
-from benchmark.files import whole
-from benchmark.runs import Run, label, load_agent, read_run
-from common import InputError
-from common.data import normalized_score
+from benchmark.engine.figures import attack_figure
+from benchmark.engine.files import whole
+from benchmark.engine.runs import Run, label, load_agent, read_run
+from common import InputError, friendly
+from common.args import usable_device
+from common.evaluation import normalized_score
 from common.physics import make_env
-from common.run import friendly, usable_device
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 ZERO_ORDER, STARTS, STEPS = 50, 20, 10  # (5), (6)

@@ -6,7 +6,7 @@ Ours has the values of CORL, whose v2 scores are known, and its 4 seeds.
 Run: python benchmark/awac_table1.py [--datasets hopper-medium-v0] [--columns awac] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 
 TABLE = Table(
     name="awac_table1", title="AWAC: D4RL Gym, v0", papers=("awac_table1.csv",),

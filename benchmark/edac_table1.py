@@ -6,7 +6,7 @@
 Run: python benchmark/edac_table1.py [--datasets hopper-medium-v2] [--columns edac] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import GYM, Column, Table, main
+from benchmark.engine.grid import GYM, Column, Table, main
 
 UNVERIFIED = ("halfcheetah-random-v2", "halfcheetah-expert-v2", "hopper-random-v2", "walker2d-expert-v2")
 TABLE = Table(

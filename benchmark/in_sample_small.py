@@ -9,10 +9,10 @@ Run: python benchmark/in_sample_small.py --standin --seeds 0 1 [--data hopper-me
 
 import sys
 
-from benchmark import grid, tables
-from benchmark.figures import colours, curve_figure
-from benchmark.grid import Column, Table
-from common.run import friendly
+from benchmark.engine import grid, tables
+from benchmark.engine.figures import colours, curve_figure
+from benchmark.engine.grid import Column, Table
+from common import friendly
 
 BUDGET = "--updates 30000 --batch-size 64 --eval-every 3000"
 TABLE = Table(

@@ -6,7 +6,7 @@ and Adroit show published numbers only: their simulators are not here yet.
 Run: python benchmark/iql_table1.py [--datasets hopper-medium-v2] [--columns iql] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 from benchmark.one_step_table1 import CLONING, FIXED
 from benchmark.sql_eql_table1 import KITCHEN, LOCOMOTION, MAZES
 

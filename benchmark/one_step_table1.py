@@ -7,7 +7,7 @@ is quoted beside. Adroit's version is unverified, and its simulator not here yet
 Run: python benchmark/one_step_table1.py [--datasets hopper-medium-v2] [--columns exp_weight] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 
 FIXED = ("Our one-step RL has a fixed T = 3 (rev_kl: alpha = 1); its published cells are the best of six per dataset, "
          "chosen by the final score.")

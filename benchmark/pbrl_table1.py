@@ -6,7 +6,7 @@ to an older build of the v2 files; every run's config.json has the hash of the f
 Run: python benchmark/pbrl_table1.py [--datasets hopper-medium-v2] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 
 TABLE = Table(name="pbrl_table1", title="PBRL, Table 1: D4RL Gym", papers=("pbrl_table1.csv",),
               columns={"pbrl": Column("pbrl")})

@@ -1,7 +1,7 @@
 """Any set of run folders, finished or not, side by side: learning curves, robust statistics, scores and times.
 
 Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
-statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html (benchmark/page.py) and figures.
+statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html and figures.
 
 Run: python benchmark/plot.py runs/*
 """
@@ -13,14 +13,13 @@ from typing import Literal
 
 import tyro
 
-from benchmark import page
-from benchmark.curves import Group
-from benchmark.figures import colours, curve_figure, profile_figure
-from benchmark.robust import comparisons, profiles, thresholds
-from benchmark.runs import Run, duration, label, read_run
-from benchmark.tables import SCORES, row
-from common import InputError
-from common.run import friendly
+from benchmark.engine import page
+from benchmark.engine.curves import Group
+from benchmark.engine.figures import colours, curve_figure, profile_figure
+from benchmark.engine.robust import comparisons, profiles, thresholds
+from benchmark.engine.runs import Run, duration, label, read_run
+from benchmark.engine.tables import SCORES, row
+from common import InputError, friendly
 
 NOTE = ("STAND-IN DATA, not D4RL's: made with this project's own policies. No score that is marked so compares with a "
         "published one.")

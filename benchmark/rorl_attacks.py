@@ -14,10 +14,10 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmark import attacks, grid, tables
-from benchmark.grid import Column, Table
-from common import InputError
-from common.run import friendly
+from benchmark import attacks
+from benchmark.engine import grid, tables
+from benchmark.engine.grid import Column, Table
+from common import InputError, friendly
 
 BASELINES = {"sac_10": Column("sac_n", "--config sac-10"), "edac_10": Column("edac", "--config edac-10")}
 LOSSES = {"rorl without OOD loss": "--beta-ood 0", "rorl without policy smoothing": "--beta-pi 0",

@@ -7,7 +7,7 @@ the others. `edac_10` is not EDAC: see algorithms/edac.py.
 Run: python benchmark/rorl_table1.py [--datasets hopper-medium-v2] [--columns rorl] [--gpus 0 1 --jobs 4] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 
 TABLE = Table(
     name="rorl_table1", title="RORL, Table 1: D4RL Gym", papers=("rorl_table1.csv",), quoted=("bc", "cql"),

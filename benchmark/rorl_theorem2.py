@@ -1,5 +1,7 @@
-"""Theorem 2 of RORL in numbers. RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang,
-Bai, Ma, Wang, Zhang and Han, NeurIPS 2022, arXiv:2206.02829.
+"""Theorem 2 of RORL in numbers: where its bonus is smaller than PBRL's, and what smoothing biases.
+
+RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang, Bai, Ma, Wang, Zhang and Han,
+NeurIPS 2022, arXiv:2206.02829.
 
 A critic linear in its features, Q(s, a) = phi(s, a)' w, is fitted by least squares to m targets y, to y^ at
 OOD points and, in RORL, to "no change" from s to n perturbations s^. PBRL has all but the last. The theorem:
@@ -29,9 +31,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from benchmark.figures import save
-from common import InputError
-from common.run import friendly
+from benchmark.engine.figures import save
+from common import InputError, friendly
 
 DATA, NEAR, OOD, POINTS, SIZE = 40, 10, 40, 1000, 8  # m, n, OOD points, test points, d
 HAND = np.array([[1.0, 0]]), np.array([[[1, 0.5]]]), np.array([[0, 1.0]])  # (a): phi, phi(s^), OOD

@@ -1,5 +1,7 @@
-"""Updates per second of every algorithm, beside d3rlpy's version of it. Times alone mean little on a machine that does
-other things too, so contenders take turns in random order, one at a time, and are compared round by round.
+"""Updates per second of every algorithm, beside d3rlpy's version of it.
+
+Times alone mean little on a machine that does other things too, so contenders take turns in random order, one at a
+time, and are compared round by round.
 
 A contender is a process: an algorithm of ours in one mode (eager; compile: torch.compile of update; graph: a CUDA graph
 with a branch per seed) with one or more seeds, which take turns on a CPU; or its peer. Both have the same data, batch,
@@ -35,14 +37,14 @@ import numpy as np
 import torch
 import tyro
 
-from benchmark.files import whole
-from benchmark.runs import ROOT, arguments, script_of
-from benchmark.speed_worker import PEERS
-from common import InputError
+from benchmark.engine.files import whole
+from benchmark.engine.runs import ROOT, arguments, script_of
+from benchmark.engine.speed_worker import PEERS
+from common import InputError, friendly
+from common.args import usable_device
 from common.physics import ROBOTS, make_env
-from common.run import friendly, usable_device
 
-WORKER, DATA_ROWS = Path(__file__).with_name("speed_worker.py"), 100_000
+WORKER, DATA_ROWS = Path(__file__).parent / "engine/speed_worker.py", 100_000
 INSTALL = "python -m venv peers && peers/bin/pip install -r requirements-peers.txt, then --peers peers/bin/python"
 VERSIONS = "import d3rlpy, torch; print(f'd3rlpy {d3rlpy.__version__}, torch {torch.__version__}')"
 

@@ -7,7 +7,7 @@ Kitchen show published numbers only: their simulators are not here yet.
 Run: python benchmark/sql_eql_table1.py [--datasets hopper-medium-v2] [--columns sql eql] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 from benchmark.one_step_table1 import CLONING, FIXED
 
 LOCOMOTION = tuple(f"{robot}-{level}-v2" for level in ("medium", "medium-replay", "medium-expert")

@@ -18,15 +18,15 @@ from typing import Literal
 
 import numpy as np
 
-from benchmark import derived, grid, tables
-from benchmark.derived import View
-from benchmark.figures import sweep_figure
-from benchmark.grid import Column, Table
-from benchmark.jobs import Own
-from benchmark.runs import script_of
-from common import InputError
-from common.data import D4RL, cache_file, normalized_score
-from common.run import friendly
+from benchmark.engine import derived, grid, tables
+from benchmark.engine.derived import View
+from benchmark.engine.figures import sweep_figure
+from benchmark.engine.grid import Column, Table
+from benchmark.engine.jobs import Own
+from benchmark.engine.runs import script_of
+from common import InputError, friendly
+from common.evaluation import normalized_score
+from common.sources import D4RL, cache_file
 
 TITLE = "SQL: score against the share of expert data"
 RATIOS = 0.01, 0.05, 0.1, 0.2, 0.3

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark import derived, grid, tables
-from benchmark.derived import View
-from benchmark.files import whole
-from benchmark.grid import Column, Table
-from benchmark.jobs import Own
-from benchmark.runs import arguments, load_agent
-from common import InputError
-from common.data import D4RL, REWARDS, Dataset, cache_file, load_dataset
-from common.run import friendly
+from benchmark.engine import derived, grid, tables
+from benchmark.engine.derived import View
+from benchmark.engine.files import whole
+from benchmark.engine.grid import Column, Table
+from benchmark.engine.jobs import Own
+from benchmark.engine.runs import arguments, load_agent
+from common import InputError, friendly
+from common.data import REWARDS, Dataset, load_dataset
+from common.sources import D4RL, cache_file
 
 TITLE = "SQL on data that are scarce near the goal: score and Bellman error"
 LEVELS = {"vanilla": 1.0, "easy": 0.3, "medium": 0.1, "hard": 0.03}  # share of the transitions at the goal that remain

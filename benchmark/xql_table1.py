@@ -7,7 +7,7 @@ beside the tuned one. `xql_draft` quotes an older draft. Whether cells are last 
 Run: python benchmark/xql_table1.py [--datasets hopper-medium-v2] [--columns xql] [--gpus 0] [--dry-run]
 """
 
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 from benchmark.sql_eql_table1 import KITCHEN, LOCOMOTION, MAZES
 
 TABLE = Table(

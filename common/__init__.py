@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
@@ -20,6 +21,19 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on (diverged, evaluation failed): one line and exit code 1; what was saved stays."""
+
+
+@contextlib.contextmanager
+def friendly():
+    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130."""
+    try:
+        yield
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def lock(path) -> int | None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from common import InputError, RunError, worker_pool
-from common.data import D4RL
 from common.physics import make_env
+from common.sources import D4RL
 
 
 @torch.no_grad()
@@ -44,6 +44,23 @@ def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str =
 
 
 _environments = cache(lambda task, physics, episodes: [make_env(task, physics) for _ in range(episodes)])
+
+
+def normalized_score(task: str | None, returns):
+    """100 (return - ref_min) / (ref_max - ref_min), D4RL's references or the Minari dataset's own; None without."""
+    low, high = _references(task)
+    return None if low is None or high is None else 100.0 * (returns - low) / (high - low)
+
+
+@cache
+def _references(task):
+    if row := D4RL.get(task):
+        return float(row["ref_min"]), float(row["ref_max"])
+    if task and "/" in task:
+        import minari
+        facts = minari.load_dataset(task).storage.metadata
+        return facts.get("ref_min_score"), facts.get("ref_max_score")
+    return None, None
 
 
 def _job(actor, task, episodes, seed, physics):

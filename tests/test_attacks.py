@@ -15,7 +15,7 @@ import tyro
 from algorithms import rorl
 from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
-from benchmark.runs import agent_class, flags, load_agent, load_script, read_run
+from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
 from tests.helpers import make_data, run_script, write_npz
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from algorithms.awac import AWAC, PAPER, Args
-from common.data import D4RL
+from common.sources import D4RL
 from tests.helpers import make_data, parameters, twin
 
 

@@ -13,7 +13,8 @@ from algorithms.bc import BC, PAPER, TOP_10, Args, best
 from algorithms.td3_bc import TD3BC
 from algorithms.td3_bc import Args as TD3BCArgs
 from common import InputError
-from common.data import D4RL, load_dataset
+from common.data import load_dataset
+from common.sources import D4RL
 from tests.helpers import make_data, parameters, twin
 
 TEN = (1, 5, 3, 2, 4, 9, 0, 7, 8, 6)
@@ -213,7 +214,7 @@ def test_likelihood_by_hand(gaussian):
 
 
 def test_actions_at_the_edge_have_a_finite_likelihood(gaussian):
-    """u = log(2 / 1e-6) / 2 = 7.2543 at a = 1, and the data may be a little beyond (common/data.py)."""
+    """u = log(2 / 1e-6) / 2 = 7.2543 at a = 1, and the data may be a little beyond (common/sources.py)."""
     batch = gaussian.data.sample(4, gaussian.rng)
     expected = 3 * (0.5 * 7.2543**2 + 0.918939 - 13.815511)
     for edge in (1.0, -1.0, 1.00001):

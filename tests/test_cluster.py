@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.executors import Ray
-from benchmark.runs import find_runs
+from benchmark.engine.executors import Ray
+from benchmark.engine.runs import find_runs
 from common import InputError
 from tests.helpers import children, pids, run_script, wait_until
 from tests.test_grid import SCRIPT

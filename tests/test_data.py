@@ -21,7 +21,9 @@ import pytest
 import torch
 
 from common import InputError
-from common.data import D4RL, load_dataset, normalized_score, read_arrays, to_minari, transitions
+from common.data import load_dataset, to_minari, transitions
+from common.evaluation import normalized_score
+from common.sources import D4RL, read_arrays
 from common.standin import generate, standin_hash
 
 KEYS = ("observations", "actions", "rewards", "terminals", "next_observations", "timeouts")
@@ -861,7 +863,7 @@ def test_downloaded_file_with_bad_arrays(tmp_path, mirrors):
 def test_a_filtering_proxy_counts_as_no_network(mirrors, monkeypatch, capsys, status, standin):
     """Before the built-in mirrors a proxy may stand that refuses them; a mirror without the file is an error all the same."""
     mirrors((status, PAGE))
-    monkeypatch.setattr("common.data.MIRRORS", os.environ["SOLO_MIRRORS"])
+    monkeypatch.setattr("common.sources.MIRRORS", os.environ["SOLO_MIRRORS"])
     monkeypatch.delenv("SOLO_MIRRORS")
     if standin:
         assert load_dataset("hopper-random-v2", standin_rows=30).standin and str(status) in capsys.readouterr().out

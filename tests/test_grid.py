@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, tables
-from benchmark.executors import Local
-from benchmark.grid import GYM, Column, Table, make
-from benchmark.jobs import CHANGED, STOPPED, cell, hold, work
-from benchmark.runs import find_runs, load_script
-from benchmark.tables import markdown, published, results, verdict
+from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1
+from benchmark.engine import tables
+from benchmark.engine.executors import Local
+from benchmark.engine.grid import GYM, Column, Table, make
+from benchmark.engine.jobs import CHANGED, STOPPED, cell, hold, work
+from benchmark.engine.runs import find_runs, load_script
+from benchmark.engine.tables import markdown, published, results, verdict
 from common import InputError
 from tests.helpers import children, pids, run_script, wait_until
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = Table(name="two", title="Two small ones", papers=("rorl_table1.csv",), quoted=("bc",), datasets=("hopper-medium-v2", "walker2d-medium-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
 SCRIPT = f'''
-from benchmark.grid import Column, Table, main
+from benchmark.engine.grid import Column, Table, main
 TABLE = {TABLE!r}
 if __name__ == "__main__":
     main(TABLE)
@@ -102,7 +103,7 @@ def test_seeds_share_a_process_on_a_gpu(tmp_path, monkeypatch):
 
 def test_local_processes_take_gpus_in_turn(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("benchmark.executors.work", lambda job, gpu, stopped: seen.append(gpu) or time.sleep(0.3) or "")
+    monkeypatch.setattr("benchmark.engine.executors.work", lambda job, gpu, stopped: seen.append(gpu) or time.sleep(0.3) or "")
     for gpus, expected in (((3, 5), ["3", "3", "5", "5"]), ((), ["", "", "", ""])):  # four runs at a time, two on each
         seen.clear()
         local = Local(4, gpus)
@@ -359,7 +360,7 @@ def test_what_others_left_is_planned_anew(tmp_path, monkeypatch):
         write_run(tmp_path / f"done{len(trained)}", "td3_bc", "--env hopper-medium-v2", seeds=job.seeds, scores=[1.0] * len(job.seeds))
         return 0, ["fine"]
 
-    monkeypatch.setattr("benchmark.jobs._train", train)
+    monkeypatch.setattr("benchmark.engine.jobs._train", train)
     table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"])
     (both,) = table.jobs(True)
     write_run(tmp_path / "a", "td3_bc", "--env hopper-medium-v2", seeds=(0,))
@@ -377,8 +378,8 @@ def test_what_others_left_is_planned_anew(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_not_the_cells_any_more_fails_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benchmark.jobs._train", lambda *_: (0, ["fine"]))
-    monkeypatch.setattr("benchmark.grid.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("benchmark.engine.jobs._train", lambda *_: (0, ["fine"]))
+    monkeypatch.setattr("benchmark.engine.grid.time.sleep", lambda seconds: None)
     table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "--seeds", "0"])
     table.run()
     assert "has no such run; was the algorithm's file changed?" in table.failed[0] and "FAILED td3_bc" in capsys.readouterr().out
@@ -389,7 +390,7 @@ def test_an_unexpected_error_stops_what_runs(tmp_path, monkeypatch):
     def broken(job, gpu, stopped):
         raise ZeroDivisionError("broken")
 
-    monkeypatch.setattr("benchmark.executors.work", broken)
+    monkeypatch.setattr("benchmark.engine.executors.work", broken)
     table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--seeds", "0"])
     table.run()
     assert [line.partition(": ")[2] for line in table.failed] == ["ZeroDivisionError: broken"] * 2
@@ -400,7 +401,7 @@ def test_an_unexpected_error_stops_what_runs(tmp_path, monkeypatch):
         ended.append(job)
         return STOPPED
 
-    monkeypatch.setattr("benchmark.executors.work", patient)
+    monkeypatch.setattr("benchmark.engine.executors.work", patient)
     monkeypatch.setattr(Local, "outcome", lambda self, handle: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         table.run()
@@ -427,7 +428,7 @@ def test_a_damaged_folder_is_passed_over(config, tmp_path, capsys):
 
 
 def test_real_data_are_not_used_for_a_standin_table(tmp_path):
-    from common.data import cache_file
+    from common.sources import cache_file
     cache_file("").mkdir(parents=True)
     cache_file("hopper-medium-v2.npz").write_text("D4RL's")
     table = make(TABLE, list(map(str, words_of(tmp_path, "--columns", "td3_bc"))))

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import awac_table1, derived, iql_table1, one_step_table1, sql_eql_table1, sql_noisy_data, sql_small_data, tables, xql_table1
-from benchmark.derived import View
-from benchmark.figures import sweep_figure
-from benchmark.grid import Column, Table, main, make
-from benchmark.jobs import Own, cell
-from benchmark.runs import find_runs, load_agent
-from benchmark.tables import markdown, published, results
+from benchmark import awac_table1, iql_table1, one_step_table1, sql_eql_table1, sql_noisy_data, sql_small_data, xql_table1
+from benchmark.engine import derived, tables
+from benchmark.engine.derived import View
+from benchmark.engine.figures import sweep_figure
+from benchmark.engine.grid import Column, Table, main, make
+from benchmark.engine.jobs import Own, cell
+from benchmark.engine.runs import find_runs, load_agent
+from benchmark.engine.tables import markdown, published, results
 from common import InputError
 from common.data import Dataset, load_dataset
 from common.physics import ROBOTS
@@ -27,7 +28,7 @@ TABLES = awac_table1, iql_table1, one_step_table1, sql_eql_table1, xql_table1
 NAME = "hopper-medium-replay-v2"
 TABLE = Table(name="own", title="Own", papers=("rorl_table1.csv",), quoted=("bc",), datasets=(NAME, "walker2d-medium-v2", "antmaze-umaze-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
-SCRIPT = f"from benchmark.grid import Column, Table, main\nfrom pathlib import PosixPath\nmain({TABLE!r})\n"
+SCRIPT = f"from benchmark.engine.grid import Column, Table, main\nfrom pathlib import PosixPath\nmain({TABLE!r})\n"
 TINY = ["--", "--batch-size", 8, "--eval-episodes", 1, "--eval-workers", 0]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from algorithms.one_step import PAPER, Args, OneStep
-from benchmark.runs import Run, load_agent
+from benchmark.engine.runs import Run, load_agent
 from common.data import Dataset
 from common.run import snapshot
 from tests.helpers import make_data, parameters, twin

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import page, robust
-from benchmark.curves import Group
-from benchmark.figures import COLOURS
-from benchmark.robust import above, aggregates, comparisons, improvement, improvements, profiles, thresholds
-from benchmark.runs import read_run
+from benchmark.engine import page, robust
+from benchmark.engine.curves import Group
+from benchmark.engine.figures import COLOURS
+from benchmark.engine.robust import above, aggregates, comparisons, improvement, improvements, profiles, thresholds
+from benchmark.engine.runs import read_run
 
 ROOT = Path(__file__).parent.parent
 NASTY = '<b>&"\'$x</script><!--'

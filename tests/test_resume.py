@@ -247,7 +247,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 def cuda_agents(algorithm, seeds):
     from importlib import import_module
 
-    from benchmark.runs import agent_class
+    from benchmark.engine.runs import agent_class
     from tests.helpers import make_data
 
     module = import_module(f"algorithms.{algorithm}")

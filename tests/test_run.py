@@ -17,10 +17,11 @@ import torch
 
 from algorithms import td3_bc
 from common import InputError, RunError
+from common.args import parse
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
 from common.physics import make_env
-from common.run import Run, parse
+from common.run import Run
 from tests.helpers import make_data, run_script, write_npz
 
 ROOT = Path(__file__).parent.parent
@@ -484,7 +485,8 @@ def test_minari_dataset_with_its_own_environment_and_no_references(tmp_path, mon
 
 
 def test_a_converted_d4rl_dataset_is_evaluated_as_d4rl(tmp_path, monkeypatch):
-    from common.data import D4RL, to_minari
+    from common.data import to_minari
+    from common.sources import D4RL
 
     monkeypatch.setitem(D4RL["hopper-medium-v1"], "bytes", "")
     folder = Path(os.environ["D4RL_DATASET_DIR"])

@@ -17,9 +17,9 @@ from algorithms.rorl import Args as RORLArgs
 from algorithms.td3_bc import TD3BC
 from algorithms.td3_bc import Args as TD3BCArgs
 from benchmark import speed
-from benchmark.runs import script_of
+from benchmark.engine.runs import script_of
 from benchmark.speed import Args, Contender, checked, contenders, main, markdown, peer_versions, ratios, rows, write_data
-from benchmark.speed_worker import PEERS, flops, ours, period_of
+from benchmark.engine.speed_worker import PEERS, flops, ours, period_of
 from common import InputError
 from common.data import load_dataset
 from tests.helpers import make_data, run_script

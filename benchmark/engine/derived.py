@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.files import whole
+from benchmark.engine.files import whole
 from common import InputError
-from common.data import D4RL, read_arrays, transitions
+from common.data import transitions
+from common.sources import D4RL, read_arrays
 from common.standin import standin_hash
 
 KEYS = "observations", "actions", "rewards", "next_observations", "terminals"

@@ -13,18 +13,19 @@ from string import Template
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from benchmark.curves import TIMES, Group
-from benchmark.figures import COLOURS
-from benchmark.files import whole
-from benchmark.robust import NAMES, REPETITIONS, Comparison, aggregates, comparisons, improvements, profiles, thresholds
-from benchmark.runs import duration
+from benchmark.engine.curves import TIMES, Group
+from benchmark.engine.figures import COLOURS
+from benchmark.engine.files import whole
+from benchmark.engine.robust import (NAMES, REPETITIONS, Comparison, aggregates, comparisons, improvements, profiles,
+                                     thresholds)
+from benchmark.engine.runs import duration
 
 Cell = tuple[str, float | str | None]  # its HTML and what it is sorted by; None stays last
 
 
 def write(path: Path, title: str, notes: list[str], how: str, rows: list[dict], groups: list[Group],
           score: str) -> None:
-    """`rows` as benchmark/tables.py's results gives them, and the runs behind them, finished or not.
+    """`rows` as benchmark/engine/tables.py's results gives them, and the runs behind them, finished or not.
 
     `notes`: warnings on top; `how`: which scores the table has; `score`: their name in result.json.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.curves import Group
+from benchmark.engine.curves import Group
 
 GAMMA = 100.0  # of the optimality gap, what scores lack to it: the expert's on D4RL's scale; more than that is no gain
 NAMES = "IQM", "mean", "median", "optimality gap"

@@ -1,8 +1,8 @@
 """The runs behind a published table: which there are, and starting or resuming those that are missing.
 
 A table script declares a Table (what the paper did) and calls main(TABLE). Runs are processes of `algorithms/`, with
-the command line a person types (benchmark/jobs.py), on this machine or a cluster (benchmark/executors.py). Ctrl-C lets
-them save and stop; the same command again goes on where they stopped.
+the command line a person types (jobs.py), on this machine or a cluster (executors.py). Ctrl-C lets them save and stop;
+the same command again goes on where they stopped.
 """
 
 import json
@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 import tyro
 
-from benchmark import tables
-from benchmark.executors import Local, Ray
-from benchmark.jobs import CHANGED, Cell, Job, Own, busy, cell, hold, simulated
-from benchmark.runs import Run, duration, find_runs, flags
-from common import InputError
-from common.data import D4RL, SUFFIXES, cache_file
-from common.run import friendly
+from benchmark.engine import tables
+from benchmark.engine.executors import Local, Ray
+from benchmark.engine.jobs import CHANGED, Cell, Job, Own, busy, cell, hold, simulated
+from benchmark.engine.runs import Run, duration, find_runs, flags
+from common import InputError, friendly
+from common.sources import D4RL, SUFFIXES, cache_file
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")
             for level in ("random", "medium", "medium-expert", "medium-replay", "expert"))

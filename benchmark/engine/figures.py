@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from benchmark.files import whole
+from benchmark.engine.files import whole
 
 COLOURS = ("#3b7dd8", "#d9730d", "#2e9e4f", "#d6404a", "#8f63d2", "#9c6b4a", "#d457a0", "#1497a8", "#8f9419", "#7f7f7f")
 
@@ -51,7 +51,7 @@ def colours(names) -> dict[str, str]:
 
 
 def curve_figure(groups: list, colours: dict[str, str], path: Path) -> None:
-    """Learning curves of benchmark/curves.py's groups: a panel per dataset, a line per algorithm (mean, band: std)."""
+    """Learning curves of groups (curves.py): a panel per dataset, a line per algorithm (mean, band: std)."""
     groups = [group for group in groups if group.curve]
     datasets = list(dict.fromkeys(group.dataset for group in groups))
     figure, axes = _panels(datasets, {group.algorithm: colours[group.algorithm] for group in groups})

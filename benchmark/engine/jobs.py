@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.runs import Run, arguments, find_runs, script_of, settings
+from benchmark.engine.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
 from common.physics import ROBOTS
 
@@ -50,7 +50,7 @@ class Cell:
     algorithm: str
     dataset: str  # the row's name
     words: tuple[str, ...]  # flags beyond those for the data, and --seeds
-    settings: str  # the arguments that they give (benchmark/runs.py), as JSON
+    settings: str  # the arguments that they give (benchmark/engine/runs.py), as JSON
     data: tuple[str, ...] = ()  # flags for the data
     own: Own | None = None
 

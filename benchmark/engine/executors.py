@@ -12,7 +12,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmark.jobs import STOPPED, Job, work
+from benchmark.engine.jobs import STOPPED, Job, work
 from common import InputError
 
 FORWARDED = "SOLO_CACHE", "SOLO_MIRRORS", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"  # to every node: where data are

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.runs import Run
+from benchmark.engine.runs import Run
 
 TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited",
          "evaluation_after")  # of result.json

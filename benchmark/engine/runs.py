@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from common import InputError
+from common.args import parse
 from common.data import Dataset
-from common.run import parse
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
            "resume"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from benchmark import page
-from benchmark.curves import TIMES, Group
-from benchmark.files import whole
+from benchmark.engine import page
+from benchmark.engine.curves import TIMES, Group
+from benchmark.engine.files import whole
 
-PAPERS = Path(__file__).parent / "papers"
+PAPERS = Path(__file__).parents[1] / "papers"
 SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
           "best": "the best evaluation"}
 
@@ -135,7 +135,7 @@ def how(grid) -> str:
     how = (f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of "
            "how many).")
     if grid.paper:
-        how += " Ours / published, verdict: pass, near, miss or missing (benchmark/tables.py, `verdict`)."
+        how += " Ours / published, verdict: pass, near, miss or missing (benchmark/engine/tables.py, `verdict`)."
     return how
 
 

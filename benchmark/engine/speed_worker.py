@@ -4,7 +4,7 @@ It runs under the peers' Python too, and so imports the project only for an algo
 line that it writes has facts about it (JSON); then it reads numbers of updates, a line each, and answers each with the
 seconds that they took. Whatever else is printed goes to stderr. It ends with its stdin.
 
-Run: python benchmark/speed_worker.py '{"kind": "product", "size": 1024, "device": "cpu", "threads": 1}'
+Run: python benchmark/engine/speed_worker.py '{"kind": "product", "size": 1024, "device": "cpu", "threads": 1}'
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def ours(job: dict):
     import torch
     from torch import nn
 
-    from benchmark.runs import agent_class, load_script
+    from benchmark.engine.runs import agent_class, load_script
     from common import keep_memory
     from common.data import load_dataset
     from common.graph import WARM_UP, side_by_side
