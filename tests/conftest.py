@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from tests import zygote
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, and digits depend on it
 
 
@@ -15,6 +17,13 @@ def isolate(patch, folder):
     patch.setenv("MINARI_REMOTE", "none://nowhere")  # a kind of remote that Minari does not know
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("no_proxy", "*")  # local servers are reached directly
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks():
+    """Scripts are forks of tests/zygote.py, which is started with the first of them."""
+    yield
+    zygote.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

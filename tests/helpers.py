@@ -1,13 +1,19 @@
-"""Small datasets and arguments for the tests of algorithms."""
+"""Small datasets for the tests of algorithms, and scripts as processes."""
 
 import copy
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from common.data import Dataset
+from tests import zygote
+
+ROOT = Path(__file__).parent.parent
 
 
 def make_data(rows=256, obs_size=11, action_size=3, seed=0, device="cpu") -> Dataset:
@@ -37,10 +43,72 @@ def twin(agent):
     return other
 
 
-def run_script(path, *arguments, **options):
-    """A script as its own process, as a person starts it: (exit code, stdout, stderr)."""
-    done = subprocess.run([sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, **{"timeout": 300} | options)
-    return done.returncode, done.stdout, done.stderr
+ENDLESS = 10**12  # updates, more than could ever be done
+DEADLINE = 600  # seconds: for what happens in a moment, but perhaps on a busy machine
+
+
+class Script:
+    """A script as a process: in a fork of tests/zygote.py or, if `real`, in an interpreter of its own, as a person starts it."""
+
+    def __init__(self, path, *words, real=False, **options):
+        self.files = [tempfile.TemporaryFile() for _ in range(2)]
+        command = [sys.executable, str(path), *map(str, words)]
+        self.process = (subprocess.Popen if real else zygote.Fork)(
+            command, stdin=subprocess.DEVNULL, stdout=self.files[0], stderr=self.files[1], **options)
+
+    def said(self) -> tuple[str, str]:
+        """What it has written to stdout and stderr so far."""
+        return tuple(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace") for file in self.files)
+
+    def until(self, condition):
+        """What the condition gives when it is first true. AssertionError: the script has ended before."""
+        def checked():
+            ended = self.process.poll() is not None
+            found = condition()
+            assert found or not ended, f"ended with exit code {self.process.returncode}: {self.said()}"
+            return found
+        return wait_until(checked)
+
+    def end(self, signal=None) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), after the signal if one is given."""
+        if signal:
+            self.process.send_signal(signal)
+        try:
+            self.process.wait(DEADLINE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            said = self.said()
+            for file in self.files:
+                file.close()
+        return self.process.returncode, *said
+
+
+def run_script(path, *words, **options):
+    """A script from its start to its end: (exit code, stdout, stderr). Options as Script."""
+    return Script(path, *words, **options).end()
+
+
+class Pause:
+    """Runs started with its `env` wait at some updates (tests/pause) until they are let go, asked to stop, or killed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.env = {"PAUSE": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, (f"{ROOT}/tests/pause", os.environ.get("PYTHONPATH"))))}
+
+    def at(self, step: int, runs=1):
+        """The next runs that make this update wait there."""
+        for number in range(runs):
+            (self.folder / f"{step}.{number}").touch()
+
+    def reached(self, step: int) -> bool:
+        """Do all of them?"""
+        return not list(self.folder.glob(f"{step}.*"))
+
+    def go_on(self, step: int):
+        """Who waits there is let go."""
+        (self.folder / f"{step}-go-on").touch()
 
 
 def write_npz(path, rows=300, seed=0):
@@ -51,7 +119,7 @@ def write_npz(path, rows=300, seed=0):
     np.savez(path, observations=data.obs, actions=data.action, rewards=data.reward, next_observations=data.next_obs, terminals=data.done)
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=DEADLINE):
     """What the condition gives when it is first true. AssertionError: it never was."""
     deadline = time.time() + seconds
     while not (found := condition()):
@@ -61,8 +129,9 @@ def wait_until(condition, seconds=120):
 
 
 def pids(pattern) -> list[int]:
-    """Processes whose command line matches."""
-    return list(map(int, subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()))
+    """Processes whose command line matches, without their children (forks have their parents' command lines)."""
+    found = list(map(int, subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()))
+    return sorted(set(found) - {child for pid in found for child in children(pid)})
 
 
 def children(pid) -> list[int]:

@@ -17,9 +17,8 @@ from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
 from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
-from tests.helpers import make_data, run_script, write_npz
+from tests.helpers import ROOT, make_data, run_script, write_npz
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmark/attacks.py"
 VARIANTS = [("random", "", ""), ("action-diff", "zero-order", ""), ("action-diff", "mixed-order", "authors"),
             ("action-diff", "mixed-order", "scaled"), ("min-q", "zero-order", ""), ("min-q", "mixed-order", "authors"),
@@ -388,7 +387,7 @@ def test_bad_runs(copies, tmp_path):
                          ([copies["td3_bc"], "--device", "cuda"], "--device cuda"), ([old], "pen-human-v1: no simulator for it here yet")):
         with pytest.raises(InputError, match=match):
             command(*words, *out)
-    code, _, err = run_script(SCRIPT, bare, *out)
+    code, _, err = run_script(SCRIPT, bare, *out, real=True)
     assert code == 2 and "bare: has no checkpoint yet" in one_line(err)
     command(free, "--attack", "random", "action-diff", "--optimizer", "zero-order", "--eps", 0.1, "--episodes", 1, *out)  # these need no critics
     assert not (copies["td3_bc"] / "attacks.csv").exists()

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,25 @@ import pytest
 from benchmark.engine.executors import Ray
 from benchmark.engine.runs import find_runs
 from common import InputError
-from tests.helpers import children, pids, run_script, wait_until
+from tests.helpers import Pause, Script, children, pids, run_script, wait_until
 from tests.test_grid import SCRIPT
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="pip install -r requirements-cluster.txt")
-FLAGS = ["--standin", "--datasets", "hopper-medium-v2", "--updates", 300]
+FLAGS = ["--standin", "--datasets", "hopper-medium-v2", "--updates", 120]
 TINY = ["--", "--standin-rows", 2000, "--batch-size", 8, "--eval-episodes", 1, "--log-every", 20, "--save-seconds", 0.5]
 INLINE = [*TINY, "--eval-workers", 0]  # one process less for each run
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test", "RAY_USAGE_STATS_ENABLED": "0",
          "RAY_health_check_period_ms": "500"}  # a dead node is noticed after 5 of these, not after 15 seconds
 
 
+on_a_cluster = pytest.mark.xdist_group("cluster")  # one worker has all its tests, and makes it once
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """(address, [head, node]): two nodes of one CPU each on this machine, reached by its loopback address alone."""
+    """(address, [head, node], pause): two nodes of one CPU each on this machine, reached by its loopback address alone."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets need short paths
+    pause = Pause(Path(folder) / "pause")
     port = 20_000 + os.getpid() % 10_000
     command = [Path(sys.executable).parent / "ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0",
                "--object-store-memory=100000000", "--disable-usage-stats"]
@@ -37,12 +41,10 @@ def cluster():
     for words in (["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"], [f"--address=127.0.0.1:{port}"]):
         told = Path(f"{folder}/start{len(nodes)}.log")
         with open(told, "w") as log:
-            nodes.append(subprocess.Popen([*command, *words], stdout=log, stderr=log, env=os.environ | TOKEN, start_new_session=True))
-        deadline = time.time() + 90
-        while "Ray runtime started" not in told.read_text() and time.time() < deadline and nodes[-1].poll() is None:
-            time.sleep(0.2)
-        assert "Ray runtime started" in told.read_text(), told.read_text()
-    yield f"127.0.0.1:{port}", nodes
+            nodes.append(subprocess.Popen([*command, *words], stdout=log, stderr=log, env=os.environ | TOKEN | pause.env, start_new_session=True))
+        wait_until(lambda: "Ray runtime started" in told.read_text() or nodes[-1].poll() is not None)
+        assert nodes[-1].poll() is None, told.read_text()
+    yield f"127.0.0.1:{port}", nodes, pause
     for node in reversed(nodes):
         kill(node)
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,17 +59,6 @@ def kill(node):
     node.wait()
 
 
-def start(script, *words):
-    return subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | TOKEN)
-
-
-def rows(folder) -> int:
-    """Log rows that both seeds' runs have at least."""
-    logs = [len(path.read_text().splitlines()) for path in folder.glob("*/log.csv")]
-    return min(logs) if len(logs) == 2 else 0
-
-
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -80,50 +71,54 @@ def outputs(folder):
     return table.read_bytes(), text.read_bytes()
 
 
+@on_a_cluster
 @pytest.mark.usefixtures("standin")
 @needs_ray
 def test_what_is_killed_on_a_cluster_is_resumed_and_the_table_is_the_same(cluster, script, tmp_path):
-    address, nodes = cluster
+    address, nodes, pause = cluster
     sac = [*FLAGS, "--columns", "sac_10"]
     code, _, err = run_script(script, *sac, "--runs", tmp_path / "whole", "--out", tmp_path / "whole_out", *INLINE)
     assert code == 0, err
     words = [*sac, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *INLINE]
 
-    process = start(script, *words, "--save-seconds", 1000)  # Ctrl-C: both save, which they would not have done by themselves
-    wait_until(lambda: rows(tmp_path / "runs") >= 3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=50)
-    assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
-    assert not pids(f"--runs {tmp_path}") and all(40 <= run.progress < 300 for run in find_runs(tmp_path / "runs"))
+    pause.at(40, runs=2)
+    grid = Script(script, *words, "--save-seconds", 10**6, env=os.environ | TOKEN)  # Ctrl-C: both save, which they would not have done by themselves
+    grid.until(lambda: pause.reached(40))
+    code, _, err = grid.end(signal.SIGINT)
+    assert code == 130 and "the same command goes on from here" in err and "Traceback" not in err
+    assert not pids(f"--runs {tmp_path}") and [run.progress for run in find_runs(tmp_path / "runs")] == [40, 40]
 
-    process = start(script, *words)  # a worker, and the training process of another
-    before = rows(tmp_path / "runs")
-    wait_until(lambda: rows(tmp_path / "runs") >= before + 2)
+    pause.at(80, runs=2)
+    grid = Script(script, *words, env=os.environ | TOKEN)  # a worker, and the training process of another
+    grid.until(lambda: pause.reached(80))
     worker, other = (pid for node in nodes for pid in children(node.pid) if "ray::work" in Path(f"/proc/{pid}/cmdline").read_text())
     (training,) = children(other)[:1]
     os.kill(worker, signal.SIGKILL)
     os.kill(training, signal.SIGKILL)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
+    code, out, err = grid.end()
+    assert code == 0, out + err
     assert "Ray: nodes 2, CPUs 2, GPUs 0; a run takes CPUs 1, GPUs 0" in out and out.count("submitted") == 2
     logs = [path.read_text() for path in (tmp_path / "runs/.grid").glob("*.log")]
-    assert len(logs) == 2 and all(log.count("resumed at update") == 2 for log in logs)  # after Ctrl-C, after the kill
+    assert sorted(re.findall(r"resumed at update (\d+)", log) for log in logs) == [["40", "40"], ["40", "80"]]  # whose worker dies is asked to stop
     assert len(find_runs(tmp_path / "runs")) == 2 and outputs(tmp_path / "out") == outputs(tmp_path / "whole_out")
 
     code, out, err = run_script(script, *words, env=os.environ | TOKEN)  # nothing is done twice, not even a cluster is asked
     assert code == 0 and "submitted" not in out and "Ray" not in out
 
 
+@on_a_cluster
 @needs_ray
 def test_a_node_dies_and_its_run_goes_on_elsewhere(cluster, script, tmp_path):
-    address, (head, node) = cluster
-    words = [*FLAGS, "--columns", "td3_bc", "--updates", 4000, "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *TINY]
-    process = start(script, *words)
-    wait_until(lambda: rows(tmp_path / "runs") >= 3)
+    address, (head, node), pause = cluster
+    words = [*FLAGS, "--columns", "td3_bc", "--ray", address, "--runs", tmp_path / "runs", "--out", tmp_path / "out", *TINY]
+    pause.at(60, runs=2)
+    grid = Script(script, *words, env=os.environ | TOKEN)
+    grid.until(lambda: pause.reached(60))
     kill(node)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
-    assert sorted(seed for run in find_runs(tmp_path / "runs") if run.result["step"] == 4000 for seed in run.seeds) == [0, 1]
+    pause.go_on(60)
+    code, out, err = grid.end()
+    assert code == 0, out + err
+    assert sorted(seed for run in find_runs(tmp_path / "runs") if run.result["step"] == 120 for seed in run.seeds) == [0, 1]
     assert list(Path(os.environ["SOLO_CACHE"]).glob("*.standin-*"))  # the nodes were told where data are
     assert sum(path.read_text().count("resumed at update") for path in (tmp_path / "runs/.grid").glob("*.log")) == 1
 

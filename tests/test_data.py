@@ -5,6 +5,7 @@ import gc
 import io
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from common.data import load_dataset, to_minari, transitions
 from common.evaluation import normalized_score
 from common.sources import D4RL, read_arrays
 from common.standin import generate, standin_hash
+from tests.helpers import ROOT, Script
 
 KEYS = ("observations", "actions", "rewards", "terminals", "next_observations", "timeouts")
 # `create_dataset_from_buffers` recommends an author, a permalink and more by one warning each
@@ -317,7 +319,7 @@ def test_reference_scores_of_all_datasets():
               "relocate": (-6.425911, 4233.877797728884)}
     mazes = {"umaze": (23.85, 161.86), "medium": (13.13, 277.39), "large": (6.7, 273.99), "umaze-dense": (68.537689, 193.66285642381482),
              "medium-dense": (44.264742, 297.4552547777125), "large-dense": (30.569041, 303.4857382709002)}
-    names = [line.split(",")[0] for line in (Path(__file__).parents[1] / "common" / "d4rl.csv").read_text().splitlines()[1:]]
+    names = [line.split(",")[0] for line in (ROOT / "common/d4rl.csv").read_text().splitlines()[1:]]
     assert len(set(names)) == len(names) == 115
     for name in names:
         facts = D4RL[name]
@@ -479,13 +481,15 @@ def test_to_minari_twice():
     assert torch.equal(load_dataset("d4rl/ant/medium-v2").rows, rows)
 
 
-def test_documented_command():
+def test_documented_command(monkeypatch, capsys):
     d4rl_file("ant-medium-v2")
-    for name, code, error in (("ant-medium-v2", 0, ""), ("ant-medum-v2", 2, "error: ant-medum-v2: .*D4RL.*\n")):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-m", "common.data", "to-minari", name], capture_output=True, text=True,
-                              cwd=Path(__file__).parents[1])
-        assert done.returncode == code and re.fullmatch(error, done.stderr), done.stderr
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "common.data", "to-minari", "ant-medium-v2"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
     assert len(load_dataset("d4rl/ant/medium-v2").rows) == 50
+    monkeypatch.setattr(sys, "argv", ["data.py", "to-minari", "ant-medum-v2"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "common/data.py"), run_name="__main__")
+    assert re.fullmatch("error: ant-medum-v2: .*D4RL.*\n", capsys.readouterr().err)
 
 
 # The cache and D4RL's folder
@@ -1014,11 +1018,13 @@ def test_standin_is_made_once(standin, capsys):
 
 def test_two_processes_make_a_standin_once(tmp_path):
     """Whoever comes second waits, and reads what the first has made."""
-    code = ("import common.standin as s; make = s.generate; s.generate = lambda *a: print('made') or make(*a); "
-            "from common.data import load_dataset; print(load_dataset('hopper-medium-v2', standin_rows=2000).source['sha256'])")
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0] and sum("made" in out.split() for out in outs) == 1
+    (tmp_path / "load.py").write_text("""import common.standin as s
+from common.data import load_dataset
+make = s.generate
+s.generate = lambda *a: print("made") or make(*a)
+print(load_dataset("hopper-medium-v2", standin_rows=2000).source["sha256"])""")
+    codes, outs, _ = zip(*[script.end() for script in [Script(tmp_path / "load.py"), Script(tmp_path / "load.py")]])
+    assert codes == (0, 0) and sum("made" in out.split() for out in outs) == 1
     assert outs[0].split()[-1] == outs[1].split()[-1]
 
 

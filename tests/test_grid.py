@@ -7,10 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
+import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -22,9 +20,8 @@ from benchmark.engine.jobs import CHANGED, STOPPED, cell, hold, work
 from benchmark.engine.runs import find_runs, load_script
 from benchmark.engine.tables import markdown, published, results, verdict
 from common import InputError
-from tests.helpers import children, pids, run_script, wait_until
+from tests.helpers import DEADLINE, ENDLESS, ROOT, Pause, Script, children, pids, run_script, wait_until
 
-ROOT = Path(__file__).parent.parent
 TABLE = Table(name="two", title="Two small ones", papers=("rorl_table1.csv",), quoted=("bc",), datasets=("hopper-medium-v2", "walker2d-medium-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
 SCRIPT = f'''
@@ -102,12 +99,13 @@ def test_seeds_share_a_process_on_a_gpu(tmp_path, monkeypatch):
 
 
 def test_local_processes_take_gpus_in_turn(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr("benchmark.engine.executors.work", lambda job, gpu, stopped: seen.append(gpu) or time.sleep(0.3) or "")
+    seen, together = [], threading.Barrier(4, timeout=DEADLINE)
+    monkeypatch.setattr("benchmark.engine.executors.work", lambda job, gpu, stopped: seen.append(gpu) or together.wait() and "" or "")
     for gpus, expected in (((3, 5), ["3", "3", "5", "5"]), ((), ["", "", "", ""])):  # four runs at a time, two on each
         seen.clear()
         local = Local(4, gpus)
         handles = [local.submit(None) for _ in range(4)]
+        assert [handle.result() for handle in handles] == [""] * 4
         local.stop()
         assert sorted(seen) == expected and [local.outcome(handle) for handle in handles] == [""] * 4
         assert local.gpu == bool(gpus)
@@ -240,14 +238,6 @@ def words_of(tmp_path, *words):
     return ["--standin", "--datasets", "hopper-medium-v2", "--runs", tmp_path / "runs", "--out", tmp_path / "out", *words]
 
 
-def start(script, *words):
-    return subprocess.Popen([sys.executable, str(script), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(pattern, folder):
-    return wait_until(lambda: list(folder.glob(pattern)))
-
-
 def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
     words = words_of(tmp_path, "--updates", 4, "--jobs", 2, *TINY)
     code, out, err = run_script(script, *words)
@@ -269,34 +259,33 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
 
 @pytest.mark.usefixtures("standin")
 def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
-    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--save-seconds", 1000)
-    process = start(script, *words)
-    wait_for("*/log.csv", tmp_path / "runs")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 300, *TINY, "--log-every", 100, "--save-seconds", 10**6)
+    pause = Pause(tmp_path / "pause")
+    pause.at(150)
+    grid = Script(script, *words, env=os.environ | pause.env)
+    grid.until(lambda: pause.reached(150))
+    code, _, err = grid.end(signal.SIGINT)
+    assert code == 130 and "the same command goes on from here" in err and "Traceback" not in err
     (run,) = find_runs(tmp_path / "runs")
-    assert 1000 <= run.progress < 3000 and not run.result
+    assert run.progress == 150 and not run.result
     assert "| hopper-medium-v2 | - |" in (tmp_path / "out/two.standin.changed.part.md").read_text()  # the table so far
     code, out, err = run_script(script, *words)
     assert code == 0 and "resumed td3_bc hopper-medium-v2 seeds 0" in out, err
     (run,) = find_runs(tmp_path / "runs")
-    assert run.result["step"] == 3000 and len((run.folder / "log.csv").read_text().splitlines()) == 4
+    assert run.result["step"] == 300 and len((run.folder / "log.csv").read_text().splitlines()) == 4
 
 
 @pytest.mark.usefixtures("standin")
 def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_path):
-    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 20_000, *INLINE)
-    process = start(script, *words)
-    wait_for("*/log.csv", tmp_path / "runs")
-    process.kill()
-    process.communicate()
-    process = start(script, *words)
-    assert "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere; it is waited for" in process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130 and len(find_runs(tmp_path / "runs")) == 1
-    process.communicate()
-    other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", 20_000)), *map(str, INLINE)])
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", ENDLESS, *INLINE)
+    grid = Script(script, *words)
+    grid.until(lambda: list((tmp_path / "runs").glob("*/log.csv")))
+    grid.end(signal.SIGKILL)
+    grid = Script(script, *words)
+    grid.until(lambda: "td3_bc hopper-medium-v2 seeds 0: is running already, started elsewhere; it is waited for" in grid.said()[0])
+    code, _, _ = grid.end(signal.SIGTERM)
+    assert code == 130 and len(find_runs(tmp_path / "runs")) == 1
+    other = make(TABLE, [*map(str, words_of(tmp_path, "--columns", "td3_bc", "--updates", ENDLESS)), *map(str, INLINE)])
     shutil.move(find_runs(tmp_path / "runs")[0].folder, tmp_path / "moved")  # as if it had no folder yet
     other.find()
     (job,), (first, second) = other.jobs(True), other.jobs(False)
@@ -306,31 +295,32 @@ def test_kill_9_of_the_grid_leaves_a_run_that_is_not_started_twice(script, tmp_p
     shutil.move(tmp_path / "moved", tmp_path / "runs" / "moved")
     (run,) = find_runs(tmp_path / "runs")
     subprocess.run(["pkill", "-KILL", "-f", f"td3_bc.py .*{tmp_path}"], check=True)  # now the run dies too
-    time.sleep(0.5)
-    done = run.progress
-    assert not run.result and done < 20_000
-    process = start(script, *words)
-    wait_for(".grid/*.log", tmp_path / "runs")
-    deadline = time.time() + 60
-    while "resumed" not in (log := next((tmp_path / "runs/.grid").glob("*.log")).read_text()) and time.time() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130 and ("resumed at update" in log) and len(find_runs(tmp_path / "runs")) == 1
-    process.communicate()
+    wait_until(lambda: not pids(f"td3_bc.py .*{tmp_path}"))
+    assert not run.result
+    grid, (log,) = Script(script, *words), (tmp_path / "runs/.grid").glob("*.log")
+    grid.until(lambda: "resumed at update" in log.read_text())
+    code, _, _ = grid.end(signal.SIGTERM)
+    assert code == 130 and len(find_runs(tmp_path / "runs")) == 1
 
 
 @pytest.mark.usefixtures("standin")
 def test_what_is_killed_goes_on(script, tmp_path):
     """The training process, and the process that evaluates: one command makes the table all the same."""
-    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 3000, *TINY, "--eval-every", 500, "--log-every", 250, "--save-seconds", 0.2)
-    process = start(script, *words)
-    for rows in (2, 4):
-        wait_until(lambda: sum(len(path.read_text().splitlines()) for path in (tmp_path / "runs").glob("*/log.csv")) > rows)
-        (training,) = pids(f"td3_bc.py .*{tmp_path}")
-        os.kill(training if rows == 2 else max(children(training)), signal.SIGKILL)  # the youngest child evaluates
-    out, err = process.communicate(timeout=120)
+    words = words_of(tmp_path, "--columns", "td3_bc", "--seeds", 0, "--updates", 300, *TINY, "--eval-every", 50, "--log-every", 25, "--save-seconds", 0)
+    pause = Pause(tmp_path / "pause")
+    pause.at(110)
+    grid = Script(script, *words, env=os.environ | pause.env)
+    grid.until(lambda: pause.reached(110))
+    pause.at(210)
+    (training,) = pids(f"td3_bc.py .*{tmp_path}")
+    os.kill(training, signal.SIGKILL)
+    grid.until(lambda: pause.reached(210))
+    (training,) = pids(f"td3_bc.py .*--resume {tmp_path}")
+    os.kill(max(children(training)), signal.SIGKILL)  # the youngest child evaluates
+    pause.go_on(210)
+    code, out, err = grid.end()
     (run,), log = find_runs(tmp_path / "runs"), next((tmp_path / "runs/.grid").glob("*.log")).read_text()
-    assert process.returncode == 0 and "started td3_bc" in out and run.result["step"] == 3000, err
+    assert code == 0 and "started td3_bc" in out and run.result["step"] == 300, err
     assert log.count("resumed at update") == 2 and "the evaluation worker died" in log
     assert len((run.folder / "eval.csv").read_text().splitlines()) == 7
 
@@ -346,7 +336,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
 
 def test_data_that_cannot_be_had(script, tmp_path):
     """One process finds out; the dataset's other runs are not tried. A stand-in never takes its place."""
-    code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--jobs", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    code, out, err = run_script(script, "--datasets", "hopper-medium-v2", "--jobs", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out", real=True)
     assert code == 1 and out.count("started") == 1 and err.count("hopper-medium-v2: not at hand") == 4
     assert not list((tmp_path / "runs").glob("*-*"))
 
@@ -397,7 +387,7 @@ def test_an_unexpected_error_stops_what_runs(tmp_path, monkeypatch):
     ended = []
 
     def patient(job, gpu, stopped):
-        wait_until(stopped, 60)
+        wait_until(stopped)
         ended.append(job)
         return STOPPED
 

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers import make_data, run_script
+from tests.helpers import ROOT, make_data, run_script
 
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow

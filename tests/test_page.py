@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from benchmark.engine.curves import Group
 from benchmark.engine.figures import COLOURS
 from benchmark.engine.robust import above, aggregates, comparisons, improvement, improvements, profiles, thresholds
 from benchmark.engine.runs import read_run
+from tests.helpers import DEADLINE
 
-ROOT = Path(__file__).parent.parent
 NASTY = '<b>&"\'$x</script><!--'
 
 
@@ -246,7 +245,7 @@ def chromium(path, folder, *flags):
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={folder}", "--window-size=1300,2600",
                "--virtual-time-budget=15000", "--enable-logging=stderr", *flags, path.resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert "CONSOLE" not in (log := done.stderr.decode(errors="replace")), log  # no error, nothing asked of a network
     return done.stdout.decode()

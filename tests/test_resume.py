@@ -1,29 +1,31 @@
 """A killed run, resumed, ends bitwise where an uninterrupted one ends; agents side by side equal agents alone."""
 
+import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers import run_script, write_npz
+from common.args import parse
+from common.graph import side_by_side
+from common.run import snapshot
+from tests.helpers import ENDLESS, ROOT, Pause, Script, make_data, run_script, wait_until, write_npz
 
-ROOT = Path(__file__).parent.parent
+ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("*.py"))
 FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num-critics", "3"],
-         "edac": ["--batch-size", "8", "--num-critics", "4", "--es-subsample"],
+         "edac": ["--batch-size", "8", "--num-critics", "4", "--es-subsample", "--max-q-backup"],
          "pbrl": ["--batch-size", "4", "--num-critics", "3", "--num-actions", "2", "--adaptive"],
          "rorl": ["--batch-size", "4", "--num-critics", "3", "--num-perturbations", "2", "--lambda-max", "0.5", "--lambda-min", "0",
                   "--lambda-dec", "0.01"],  # lambda reaches 0 inside the run
          "bc": ["--batch-size", "16", "--gaussian"], "awac": ["--batch-size", "16"],
          "iql": ["--batch-size", "16", "--dropout", "0.1"], "sql_eql": ["--batch-size", "16", "--algorithm", "eql"],
          "xql": ["--batch-size", "16", "--num-random", "1", "--value-steps", "2"],
-         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second or third
+         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second
 
 
 def common_flags(tmp_path, name, updates, eval_every=40):
@@ -63,33 +65,53 @@ def assert_equal_trees(a, b):
         assert a == b
 
 
-@pytest.mark.parametrize("algorithm", FLAGS)
-def test_kill_9_and_resume_is_bitwise(algorithm, tmp_path):
-    script, updates, flags = ROOT / f"algorithms/{algorithm}.py", 64, FLAGS[algorithm]
+@pytest.mark.parametrize("algorithm, real", [("td3_bc", True), ("rorl", False), ("one_step", False)])
+def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
+    """Update 42 is in the logs and not in the checkpoint; the evaluation of update 40 may be under way."""
+    script, updates, flags, pause = ROOT / f"algorithms/{algorithm}.py", 64, FLAGS[algorithm], Pause(tmp_path / "pause")
     seeds = ["--seeds", "0", "1"]
     code, _, err = run_script(script, *common_flags(tmp_path, "whole", updates, 20), *flags, *seeds, "--eval-workers", 0)
     assert code == 0, err
-    process = subprocess.Popen([sys.executable, str(script), *map(str, common_flags(tmp_path, "killed", updates, 20)), *flags, *seeds],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while time.time() < deadline:  # kill it somewhere past the first evaluation, in the middle of whatever it does
-        rows = [line.split(",")[0] for path in (tmp_path / "killed").glob("*/log.csv") for line in path.read_text().splitlines()[1:]]
-        if rows and rows[-1].isdigit() and int(rows[-1]) >= 28 or process.poll() is not None:
-            break
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    pause.at(42)
+    killed = Script(script, *common_flags(tmp_path, "killed", updates, 20), *flags, *seeds, real=real, env=os.environ | pause.env)
+    killed.until(lambda: pause.reached(42))
+    code, _, _ = killed.end(signal.SIGKILL)
     folder = only_folder(tmp_path / "killed")
     step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
-    assert 20 < step < updates
+    assert code == -signal.SIGKILL and step == 41 and "\n42,1," in (folder / "log.csv").read_text()
     with open(folder / "log.csv", "a") as file:
         file.write("999,0,torn li")  # what a kill in the middle of a write leaves
-    inline = ["--eval-workers", 0] * (algorithm != "td3_bc")  # one process less; the numbers are the same
-    code, out, err = run_script(script, "--resume", folder, *inline)
+    code, out, err = run_script(script, "--resume", folder)
     assert code == 0 and err == "", err
-    assert f"resumed at update {step}" in out
+    assert "resumed at update 41" in out
     same_results(only_folder(tmp_path / "whole"), folder)
     assert json.loads((folder / "result.json").read_text())["step"] == updates
+
+
+def small_agents(algorithm, seeds, device="cpu"):
+    """Agents with few networks, and everything that could be forgotten in a checkpoint: schedules, dropout, phases."""
+    from benchmark.engine.runs import agent_class
+    module = import_module(f"algorithms.{algorithm}")
+    words = [*map(str, FLAGS.get(algorithm, ["--batch-size", 16])), "--updates", "40", "--device", device]
+    args = parse(module.Args, {}, words)
+    return [agent_class(module)(args, make_data(device=device), seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_saved_and_restored_agent_goes_on_bitwise(algorithm):
+    """Every file; the state goes into an agent that has drawn other weights, at many points of its schedules."""
+    (whole,), logs, states = small_agents(algorithm, [0]), [], {}
+    for step in range(40):
+        if step in (7, 18, 31):
+            states[step] = torch.load(save_to_memory(snapshot(whole)), weights_only=True)
+        logs.append({key: value.clone() for key, value in whole.update().items()})
+    for start, state in states.items():
+        (other,) = small_agents(algorithm, [1])
+        snapshot(other, state)
+        assert_equal_trees(snapshot(other), state)
+        for log in logs[start:]:
+            assert_equal_trees({key: value.clone() for key, value in other.update().items()}, log)
+        assert_equal_trees(snapshot(other), snapshot(whole))
 
 
 def test_evaluations_that_were_under_way_are_not_lost(tmp_path, monkeypatch):
@@ -126,8 +148,9 @@ def test_evaluations_that_were_under_way_are_not_lost(tmp_path, monkeypatch):
 
 def test_seeds_side_by_side_equal_seeds_alone(tmp_path):
     script, flags = ROOT / "algorithms/td3_bc.py", FLAGS["td3_bc"]
-    run_script(script, *common_flags(tmp_path, "four", 50), *flags, "--seeds", 0, 1, 2, 3)
-    run_script(script, *common_flags(tmp_path, "one", 50), *flags, "--seeds", 3, "--eval-workers", 0)
+    for name, words in (("four", ["--seeds", 0, 1, 2, 3]), ("one", ["--seeds", 3, "--eval-workers", 0])):
+        code, _, err = run_script(script, *common_flags(tmp_path, name, 50), *flags, *words)
+        assert code == 0, err
     four, one = only_folder(tmp_path / "four"), only_folder(tmp_path / "one")
     checkpoints = [torch.load(f / "checkpoint.pt", weights_only=True)["agents"] for f in (four, one)]
     assert_equal_trees(checkpoints[0][3], checkpoints[1][0])
@@ -136,16 +159,17 @@ def test_seeds_side_by_side_equal_seeds_alone(tmp_path):
         assert rows[0] == rows[1] and len(rows[0]) > 1
 
 
-def test_ctrl_c_saves_and_names_the_command(tmp_path):
-    script = ROOT / "algorithms/td3_bc.py"
-    process = subprocess.Popen([sys.executable, str(script), *map(str, common_flags(tmp_path, "stopped", 100_000)), *FLAGS["td3_bc"],
-                                "--save-seconds", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    deadline = time.time() + 120
-    while time.time() < deadline and not list((tmp_path / "stopped").glob("*/log.csv")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
+def endless(tmp_path, name, *words, **options):
+    """A run that goes on until it is stopped, once it has a log."""
+    script = Script(ROOT / "algorithms/td3_bc.py", *common_flags(tmp_path, name, ENDLESS), *FLAGS["td3_bc"], *words, **options)
+    script.until(lambda: list((tmp_path / name).glob("*/log.csv")))
+    return script
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_ctrl_c_saves_and_names_the_command(real, tmp_path):
+    code, _, err = endless(tmp_path, "stopped", "--save-seconds", 10**6, real=real, cwd=ROOT).end(signal.SIGINT)
+    assert code == 128 + signal.SIGINT
     folder = only_folder(tmp_path / "stopped")
     assert "Traceback" not in err and f"python algorithms/td3_bc.py --resume {folder}" in err
     step = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
@@ -153,13 +177,11 @@ def test_ctrl_c_saves_and_names_the_command(tmp_path):
 
 
 def test_workers_do_not_outlive_a_killed_run(tmp_path):
-    script = ROOT / "algorithms/td3_bc.py"
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc")
     marker = f"SOLO_TEST_{os.getpid()}"
-    process = subprocess.Popen([sys.executable, str(script), *map(str, common_flags(tmp_path, "orphans", 100_000)), *FLAGS["td3_bc"]],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {marker: "1"})
-    deadline = time.time() + 120
-    while time.time() < deadline and not list((tmp_path / "orphans").glob("*/eval.csv")):
-        time.sleep(0.05)
+    run = endless(tmp_path, "orphans", real=True, env=os.environ | {marker: "1"})
+    run.until(lambda: list((tmp_path / "orphans").glob("*/eval.csv")))
 
     def alive():
         found = []
@@ -171,34 +193,19 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path):
                 pass
         return found
 
-    if not Path("/proc/self/environ").exists():
-        pytest.skip("needs /proc")
     assert len(alive()) >= 2  # the run and its worker
-    process.kill()
-    process.wait()
-    deadline = time.time() + 30
-    while time.time() < deadline and alive():
-        time.sleep(0.1)
-    assert alive() == []
+    run.end(signal.SIGKILL)
+    wait_until(lambda: not alive())
 
 
 def test_a_run_in_training_cannot_be_resumed_beside_it(tmp_path):
-    script = ROOT / "algorithms/td3_bc.py"
-    process = subprocess.Popen([sys.executable, str(script), *map(str, common_flags(tmp_path, "live", 100_000)), *FLAGS["td3_bc"]],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while time.time() < deadline and not list((tmp_path / "live").glob("*/log.csv")):
-        time.sleep(0.05)
-    folder = only_folder(tmp_path / "live")
-    code, _, err = run_script(script, "--resume", folder)
-    assert code == 2 and "another process is training this run" in err and err.count("\n") == 1 and process.poll() is None
-    process.kill()
-    process.wait()
+    run = endless(tmp_path, "live")
+    code, _, err = run_script(ROOT / "algorithms/td3_bc.py", "--resume", only_folder(tmp_path / "live"))
+    assert code == 2 and "another process is training this run" in err and err.count("\n") == 1 and run.process.poll() is None
+    run.end(signal.SIGKILL)
 
 
 def test_a_state_that_cannot_be_saved_is_an_error():
-    from common.run import snapshot
-
     class Agent:
         def __init__(self):
             self.history = [1, 2]
@@ -208,8 +215,6 @@ def test_a_state_that_cannot_be_saved_is_an_error():
 
 
 def test_schedulers_and_counters_are_state():
-    from common.run import snapshot
-
     class Agent:
         def __init__(self):
             self.weight = torch.nn.Parameter(torch.ones(2))
@@ -233,8 +238,6 @@ def test_schedulers_and_counters_are_state():
 
 
 def save_to_memory(value):
-    import io
-
     buffer = io.BytesIO()
     torch.save(value, buffer)
     buffer.seek(0)
@@ -244,30 +247,10 @@ def save_to_memory(value):
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def cuda_agents(algorithm, seeds):
-    from importlib import import_module
-
-    from benchmark.engine.runs import agent_class
-    from tests.helpers import make_data
-
-    module = import_module(f"algorithms.{algorithm}")
-    flags = dict(batch_size=32, updates=40) | {
-        "sac_n": dict(num_critics=3), "edac": dict(num_critics=3, es_subsample=True, max_q_backup=True),
-        "pbrl": dict(num_critics=3, adaptive=True),
-        "rorl": dict(num_critics=3, num_perturbations=3, lambda_max=0.2, lambda_min=0.0, lambda_dec=0.01),
-        "bc": dict(gaussian=True), "iql": dict(dropout=0.1), "sql_eql": dict(algorithm="eql"),
-        "xql": dict(num_random=1, value_steps=2), "one_step": dict(hidden_size=32, stages=(2, 2, 1))}.get(algorithm, {})
-    data = make_data(device="cuda")
-    return [agent_class(module)(module.Args(**flags), data, seed) for seed in seeds]
-
-
 @cuda
-@pytest.mark.parametrize("algorithm", FLAGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_graph_equals_eager_and_seed_alone_equals_seed_among_four(algorithm):
-    from common.graph import side_by_side
-    from common.run import snapshot
-
-    (eager,), (alone,), four = cuda_agents(algorithm, [3]), cuda_agents(algorithm, [3]), cuda_agents(algorithm, [0, 1, 2, 3])
+    (eager,), (alone,), four = (small_agents(algorithm, seeds, "cuda") for seeds in ([3], [3], [0, 1, 2, 3]))
     graph_alone, graph_four = side_by_side([alone]), side_by_side(four)
     for _ in range(40):
         logs, alone_logs, four_logs = eager.update(), graph_alone()[0], graph_four()[3]
@@ -281,12 +264,9 @@ def test_graph_equals_eager_and_seed_alone_equals_seed_among_four(algorithm):
 
 
 @cuda
-@pytest.mark.parametrize("algorithm", FLAGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_resumed_graph_equals_uninterrupted_graph(algorithm):
-    from common.graph import side_by_side
-    from common.run import snapshot
-
-    (whole,), (first,), (second,) = (cuda_agents(algorithm, [0]) for _ in range(3))
+    (whole,), (first,), (second,) = (small_agents(algorithm, [0], "cuda") for _ in range(3))
     update, update_first = side_by_side([whole]), side_by_side([first])
     for _ in range(15):
         update(), update_first()

@@ -2,16 +2,15 @@
 
 import runpy
 import sys
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from benchmark.rorl_theorem2 import bias, bonus, covariances, coverage, features, perturb, refits, smoothing_rows, solve, sweep
-from tests.helpers import run_script
+from tests.helpers import ROOT, run_script
 
-SCRIPT = Path(__file__).parent.parent / "benchmark/rorl_theorem2.py"
+SCRIPT = ROOT / "benchmark/rorl_theorem2.py"
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_coverage_breaks_as_eps_grows(case):
 
 
 def test_the_script(tmp_path):
-    code, out, err = run_script(SCRIPT, "--out", tmp_path / "new/folder", "--refits", 300)
+    code, out, err = run_script(SCRIPT, "--out", tmp_path / "new/folder", "--refits", 300, real=True)
     assert code == 0, err
     assert (tmp_path / "new/folder/rorl_theorem2.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert str(tmp_path / "new/folder/rorl_theorem2.png") in out.splitlines()[-1]

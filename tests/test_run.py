@@ -4,12 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +22,8 @@ from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
 from common.physics import make_env
 from common.run import Run
-from tests.helpers import make_data, run_script, write_npz
+from tests.helpers import ROOT, make_data, run_script, write_npz
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "algorithms/td3_bc.py"
 PAPER = {"hopper-medium-v2": dict(alpha=7.0, reward="r-1")}
 
@@ -167,9 +166,10 @@ def test_evaluation_tasks_that_cannot_be(tmp_path):
 def test_missing_simulator(tmp_path):
     (tmp_path / "mujoco.py").write_text("raise ImportError('no MuJoCo here')")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
-    code, _, err = run_script(SCRIPT, *script_flags(tmp_path), env=env)
+    code, _, err = run_script(SCRIPT, *script_flags(tmp_path), env=env, real=True)
     assert code == 2 and re.search("no MuJoCo here; pip install 'gymnasium\\[mujoco\\]', or train without evaluation: --eval-env none", one_line(err))
-    code, out, err = run_script(SCRIPT, *script_flags(tmp_path, eval_env="none"), env=env)
+    (tmp_path / "without.py").write_text(f"import runpy, sys\nsys.modules['mujoco'] = None\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')")
+    code, out, err = run_script(tmp_path / "without.py", *script_flags(tmp_path, eval_env="none"))
     assert code == 0 and "no evaluation: name a task with --eval-env" in out, err
 
 
@@ -270,9 +270,16 @@ def test_resume_of_a_finished_run_reports_again(tmp_path):
 
 def test_memory_is_kept_between_updates(tmp_path, monkeypatch):
     """64 MB that come and go cost their pages once; every run asks for that."""
-    code = ("import resource, sys, torch; from common import keep_memory; sys.argv[1] == 'keep' and keep_memory(); touch = lambda: torch.ones(1 << 24); "
-            "[touch().size(0) for _ in range(20)]; faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; n = faults(); [touch().size(0) for _ in range(20)]; print(faults() - n)")
-    kept, fresh = (int(subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True).stdout) for word in ("keep", ""))
+    (tmp_path / "touch.py").write_text("""import resource, sys, torch
+from common import keep_memory
+touch, faults = lambda: torch.ones(1 << 24), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+if sys.argv[1:]:
+    keep_memory()
+[touch().size(0) for _ in range(20)]
+before = faults()
+[touch().size(0) for _ in range(20)]
+print(faults() - before)""")
+    kept, fresh = (int(run_script(tmp_path / "touch.py", *words)[1]) for words in (["keep"], []))
     if sys.platform == "linux":
         assert kept < fresh / 2, (kept, fresh)
     asked = []
@@ -281,18 +288,22 @@ def test_memory_is_kept_between_updates(tmp_path, monkeypatch):
     assert asked
 
 
-def test_what_evaluation_costs(tmp_path, capsys):
-    """Inline, training waits for all of it; a resumed run goes on counting; the wait at the end is told apart."""
+def test_what_evaluation_costs(tmp_path, capsys, monkeypatch):
+    """Inline, training waits for all of it; a resumed run goes on counting; the wait at the end is told apart.
+
+    A clock that is a second later at each look: an evaluation takes 1, handing it over 3 with it, taking delivery 1.
+    """
+    monkeypatch.setattr("common.evaluation.time", SimpleNamespace(perf_counter=count().__next__))
     run, agents = make_run(tmp_path)
     train(run, agents)
-    run.evaluator.waited += 3.0  # as if training had waited
+    run.evaluator.submit(4, 0, agents[0].actor)  # one more, which training did not wait for
+    run.evaluator.waited -= 3
     run.report()
     result, out = json.loads((run.folder / "result.json").read_text()), capsys.readouterr().out
-    assert result["evaluation_seconds"] > 0 and result["evaluation_waited"] - 3 == pytest.approx(result["evaluation_seconds"], rel=0.5)
-    assert result["evaluation_after"] < 0.1 * result["evaluation_waited"]
+    assert (result["evaluation_seconds"], result["evaluation_waited"], result["evaluation_after"]) == (3, 2 * 4, 1)
     assert f"training waited for {result['evaluation_waited']:.1f} s of it ({result['evaluation_waited'] / result['training_seconds']:.1%}), " in out
     again = Run(replace(run.args, resume=run.folder), [td3_bc.TD3BC(run.args, load_dataset(run.args.env), 0)])
-    assert again.evaluator.seconds == result["evaluation_seconds"] and again.evaluator.waited >= result["evaluation_waited"]
+    assert again.evaluator.seconds == 3 and again.evaluator.waited == 2 * 4 + 1
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
@@ -381,11 +392,9 @@ def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
     run, agents = make_run(tmp_path, eval_workers=1)
     (worker,) = run.evaluator.pool._processes.values()
     os.kill(worker.pid, signal.SIGKILL)
-    deadline = time.time() + 30
     with pytest.raises(RunError, match="worker died .*; see --eval-workers 0. Training is saved at update [24]; continue with python"):
         train(run, agents)
-        while time.time() < deadline:
-            run.evaluate(4, last=True)
+        run.evaluate(4, last=True)  # waits for it
     run._close()
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
     code, out, err = run_script(SCRIPT, "--resume", run.folder, "--eval-workers", 0)
@@ -511,7 +520,6 @@ def test_tracking_is_offline_and_optional(tmp_path):
     assert code == 0, err
     (folder,) = (tmp_path / "runs").iterdir()
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
-    probe = f"import runpy, sys; sys.argv = {[str(SCRIPT), *map(str, script_flags(tmp_path))]!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n" \
-            "assert 'wandb' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "probe.py").write_text(f"import runpy, sys\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nassert 'wandb' not in sys.modules")
+    code, _, err = run_script(tmp_path / "probe.py", *script_flags(tmp_path))
+    assert code == 0, err

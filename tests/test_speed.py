@@ -5,7 +5,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,9 +21,8 @@ from benchmark.speed import Args, Contender, checked, contenders, main, markdown
 from benchmark.engine.speed_worker import PEERS, flops, ours, period_of
 from common import InputError
 from common.data import load_dataset
-from tests.helpers import make_data, run_script
+from tests.helpers import ENDLESS, ROOT, Script, make_data, run_script
 
-ROOT = Path(__file__).parent.parent
 SCRIPT, THREE = ROOT / "benchmark/speed.py", ("", "_least", "_most")
 PRODUCTS = ["product, 512 x 512", "product, 1024 x 1024", "product, 2048 x 2048"]
 FAKE = """#!{python}
@@ -239,17 +237,13 @@ def test_a_bad_flag_gives_one_line(monkeypatch, capsys, flags, text):
 
 
 def test_ctrl_c_ends_all(tmp_path, fake):
-    program = (f"from benchmark import speed\nspeed.WORKER = {str(fake())!r}\nwith speed.friendly():\n    speed.main(speed.Args("
-               f"algorithms=('td3_bc',), rounds=10**6, seconds=0.01, seeds=(1,), device='cpu', out=speed.Path({str(tmp_path)!r})))")
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    err = [process.stderr.readline()]
-    while "round 2 " not in err[-1]:
-        err.append(process.stderr.readline())
-    process.send_signal(signal.SIGINT)
-    end = process.stderr.read()
-    assert process.wait(30) == 130 and end.endswith("\ninterrupted; nothing is written\n") and "Traceback" not in end and not process.stdout.read()
-    process.stdout.close()
-    process.stderr.close()
+    (tmp_path / "endless.py").write_text(
+        f"from benchmark import speed\nspeed.WORKER = {str(fake())!r}\nwith speed.friendly():\n    speed.main(speed.Args("
+        f"algorithms=('td3_bc',), rounds={ENDLESS}, seconds=0.01, seeds=(1,), device='cpu', out=speed.Path({str(tmp_path)!r})))")
+    script = Script(tmp_path / "endless.py")
+    script.until(lambda: "round 2 " in script.said()[1])
+    code, out, err = script.end(signal.SIGINT)
+    assert code == 130 and err.endswith("\ninterrupted; nothing is written\n") and "Traceback" not in err and not out
     started = [json.loads(line)["pid"] for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
     assert len(started) == 4
     for pid in started:

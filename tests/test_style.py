@@ -14,8 +14,8 @@ import tyro
 
 from benchmark.engine.grid import make
 from common.args import RunArgs, parse
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem != "__init__")
