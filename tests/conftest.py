@@ -1,5 +1,6 @@
 """Every test has empty folders of its own in place of the user's, and no network."""
 
+import multiprocessing
 import os
 import shutil
 
@@ -21,8 +22,12 @@ def isolate(patch, folder):
 
 @pytest.fixture(scope="session", autouse=True)
 def forks():
-    """Scripts are forks of tests/zygote.py, which is started with the first of them."""
-    yield
+    """Scripts are forks of tests/zygote.py, which is started with the first of them; workers of this process are forks too."""
+    import common
+    multiprocessing.set_forkserver_preload(["common.standin", "common.evaluation"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+        yield
     zygote.stop()
 
 
