@@ -1,36 +1,39 @@
 """EDAC: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021,
 arXiv:2110.01548.
 
-SAC-N needs up to 500 critics, because at the data's actions the critics' gradients dQk/da line up: in some
-direction away from the data all critics rise together, and their minimum penalises nothing. EDAC adds one
-loss that makes these gradients point apart, so that in every direction some critic falls: 10 critics then do
-for halfcheetah and walker2d and 50 for hopper, a tenth of SAC-N's. (1) to (5) are sac_n.py's.
+On hopper SAC-N needs up to 500 critics, because at the data's actions the critics' gradients dQk/da line up:
+in some direction away from the data all critics rise together, and their minimum penalises nothing. EDAC adds
+one loss that makes these gradients point apart, so that in every direction some critic falls. PAPER has 50
+critics for hopper (SAC-N: 200 to 500), 10 for walker2d (SAC-N: 20 or 100), 10 for halfcheetah (SAC-N: 10).
+
+(1) to (5) and their symbols are sac_n.py's: a prime on Q marks a target network, s' is the next state, and
+d = 1 at a true end, never at a timeout. j and k count critics, i the A dimensions of an action.
 
     y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
     L_Q = sum_k mean_b (Qk(s, a) - y)^2                                                                    (2)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                  (3)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi),  xi ~ N(0, I)   (3)
     temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
-    L_ES = mean_b sum_{i != j} u_i . u_j / (N - 1),  u_k = g_k / |g_k|,  g_k = dQk/da at the data's a      (6)
+    L_ES = mean_b sum_{j != k} u_j . u_k / (N - 1),  u_k = g_k / |g_k|,  g_k = dQk/da at the data's a      (6)
     critic loss = L_Q + eta L_ES                                                                           (7)
 
-Why: to first order the ensemble's variance at a + e w is e^2 w' Cov(g) w, smallest where the penalty is
-weakest; the total variance of unit gradients, 1 - |mean u|^2, is L_ES up to sign, scale and a constant.
+Why (6): a short step from a, of length h in the unit direction w, changes Qk by about h w . g_k. The critics
+drift apart by a variance of h^2 Var_k(w . g_k), and the penalty is weakest in the w where this is least. The
+authors raise the sum over all directions, V = 1 - |mean_k u_k|^2 for unit u_k. (6) is N - V N^2 / (N - 1).
 
 Paper / authors' code / here:
-- (6): both orders of a pair count: N if all gradients agree, 0 if they are orthogonal. The code multiplies
-  all N x N pairs; here |sum_k u_k|^2 - sum_k |u_k|^2, their sum. 1e-10 is added to the norm, as there.
-- The code differentiates dQ/da a second time. For ReLU networks g_k is a product of weights and 0/1 masks, so
-  here it is one more forward pass, and ordinary backward gives the same gradients; on a CPU, updates are 1.3
-  times as fast.
+- (6): Both orders of a pair count: N if all gradients agree, 0 if they are orthogonal. The code multiplies
+  all N x N pairs. Here their sum is |sum_k u_k|^2 - sum_k |u_k|^2, because the first square, multiplied out,
+  holds every pair, and the others are those with j = k. As in the code, |g_k| has 1e-10 added.
+- The code differentiates dQk/da a second time. For ReLU networks g_k is a product of weights and 0/1 masks.
+  So here it is one more forward pass. The gradients are the same, and CPU updates are 1.3 times as fast.
 - (7): eta is relative to the SUM over critics in (2). All else is as sac_n.py says.
 - `--config edac-10` is the baseline of RORL's Table 1, not this paper's EDAC: 10 critics on standardised
-  observations, and (6) over a random n = min(N, A) of them divided by n - 1, on average n / N of (6).
-- Where sources differ, `--config alternative` has the other value. Adroit: the README gives pen's settings;
-  door, hammer and relocate take them over, unverified.
+  observations, and (6) over a random n = min(N, A) of them, divided by n - 1: on average n / N of (6).
+- Where sources differ, `--config alternative` has the other value.
 
-Logged: similarity (6): the number of critics in it if all agree, about 0 at the random start; it rises as
-they learn the same values, healthy stays well below; critic_loss (7) / N; the rest as in sac_n.py.
+Logged: similarity is (6), about 0 at the random start. It rises as the critics learn the same values;
+healthy is well below the number of critics in it. critic_loss is (7) / N. The rest is as in sac_n.py.
 
 Read before: sac_n.py (37 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2
@@ -79,7 +82,7 @@ PAPER = _table(medium=(1.0, 1.0, 1.0), medium_replay=(1.0, 1.0, 1.0), medium_exp
 _PEN = dict(num_critics=20, updates=200_000, actor_lr=3e-5, reward="standardize", eta=10.0)  # authors' README
 PAPER |= {"pen-human-v1": _PEN | dict(eta=1000.0), "pen-cloned-v1": _PEN | dict(max_q_backup=True),
           "pen-expert-v1": _PEN}  # expert: CORL
-PAPER |= {f"{task}-{level}-v1": _PEN | dict(num_critics=50, eta=200.0)  # N and eta: CORL
+PAPER |= {f"{task}-{level}-v1": _PEN | dict(num_critics=50, eta=200.0)  # N, eta: CORL; the rest: unverified
           for task in ("door", "hammer", "relocate") for level in ("human", "cloned", "expert")}
 PAPER |= {f"antmaze-{maze}-v2": dict(num_critics=10, eta=1.0) for maze in (  # CORL's own choice, as maze2d
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
@@ -92,8 +95,9 @@ EDAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, eta=1.0, normalize=True, 
            for robot in ROBOTS for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}
 
 
-# same as sac_n.py
+# same as td3_bc.py
 def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
     return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
@@ -106,7 +110,7 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
-        # code: 1 / sqrt(out), the first layer too
+        # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -150,15 +154,19 @@ class Critics(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
         return x.squeeze(-1)
 
     def with_action_gradient(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Qk (N, B) and dQk/da (N, B, A): a pass back through the layers with the masks of the first pass."""
-        x, masks = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1), []
-        x = x.expand(len(self.weights[0]), -1, -1)
+        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)
+        x, masks = x.expand(len(self.weights[0]), -1, -1), []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)
             masks.append(x > 0)
         gradient = self.weights[3].mT * masks[2]  # (N, B, 256)
         gradient = (gradient @ self.weights[2].mT) * masks[1]
@@ -180,14 +188,15 @@ class EDAC:
         mean = data.obs_mean.cpu() if args.normalize else torch.zeros(data.obs_size)
         scale = data.obs_std.cpu() + 1e-6 if args.normalize else torch.ones(data.obs_size)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        sizes = data.obs_size, data.action_size, mean, scale, init
-        self.actor = Actor(*sizes).to(data.device)
-        self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        network_args = data.obs_size, data.action_size, mean, scale, init
+        self.actor = Actor(*network_args).to(data.device)
+        self.critics = Critics(args.num_critics, *network_args).to(data.device)
+        # code: targets start from random weights of their own, not as a copy
+        self.target_critics = Critics(args.num_critics, *network_args).to(data.device)
         self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: actor's lr
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.step = 0
@@ -208,19 +217,20 @@ class EDAC:
         return ((q - target) ** 2).mean(1).sum()  # (2)
 
     def similarity(self, gradient: Tensor) -> Tensor:
-        """`gradient`: (N, B, A)"""
+        """`gradient`: dQk/da, (N, B, A)."""
         if self.args.es_subsample:
             chosen = torch.rand(len(gradient), generator=self.rng, device=gradient.device).argsort()
             gradient = gradient[chosen[:max(2, self.data.action_size)]]  # code: min(N, A), 0 / 0 where A = 1
         unit = gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10)
-        pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))  # (B,), over i != j
+        pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))  # (B,), over j != k
         return pairs.mean() / max(len(unit) - 1, 1)  # (6)
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+        target_entropy = -self.data.action_size
+        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1

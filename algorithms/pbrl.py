@@ -1,40 +1,43 @@
 """PBRL: Pessimistic Bootstrapping for Uncertainty-Driven Offline Reinforcement Learning. Bai et al., ICLR
 2022, arXiv:2202.11566.
 
-K critics, each bootstrapped from its own target, disagree where the data say little: their standard
-deviation u is the uncertainty. PBRL is pessimistic twice. The Bellman target loses a little u at the next
-action; and at the data's states every critic is pulled down at the policy's own actions, to its value minus a
-multiple of u. In linear MDPs u is a lower-confidence-bound bonus.
+N critics, each with a target network of its own, disagree where the data say little. So their standard
+deviation u measures uncertainty, and PBRL is pessimistic twice. The Bellman target loses a little u at the
+next action. And at the data's states every critic is also trained at the policy's own actions, towards its
+value minus a multiple of u. (In linear MDPs, Q minus a multiple of u is a lower confidence bound.)
+
+A prime on Q and u marks target networks, s' is the next state, and d = 1 at a true end, never at a timeout.
+k counts the N critics, t the updates, and const x is x without its gradient. sac_n.py has the other symbols.
 
     y_k = r + gamma (1 - d) [Qk'(s', a') - beta_in u'(s', a')],  a' ~ pi(s'), no gradient                  (1)
     L_in = sum_k mean_b (Qk(s, a) - y_k)^2                                                                 (2)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                  (3)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi),  xi ~ N(0, I)   (3)
     temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
-    u(s, a) = std_k Qk(s, a);  u' the same of the target critics                                           (6)
+    u(s, a) = std_k Qk(s, a)                                                                               (6)
     l_k(s, beta) = mean_b,m (Qk - const max(Qk - beta u, 0))^2 at (s, a_m),  a_m ~ pi(s), m = 1..M         (7)
     critic loss = L_in + sum_k [l_k(s, beta_ood) + l_k(s', ood_next)] / 2                                  (8)
-    beta_ood = [start + (end - start) min(t, 50000) / 50000] relaxation,  update t = 1, 2, ...             (9)
-    relaxation <- relaxation / 1.01 if values at policy actions fall, once in 1000 updates from 50001 on  (10)
+    beta_ood = [beta_start + (beta_end - beta_start) min(t / 50000, 1)] relaxation,  t = 1, 2, ...         (9)
+    relaxation <- relaxation / 1.01 at t = 50001, 51001, ... if values at policy actions fall             (10)
 
-Paper / authors' code / here (the code, where they differ):
-- (6): the paper divides by K, the code by K - 1; the schedule was tuned with the code's.
-- (7): the clip at 0 is in the code only. Where Q < 0 (halfcheetah-random) it pulls values UP at unknown
-  actions: see `clipped`. --no-clip is the paper's equation.
-- (8): the paper has the states s alone; the code adds s' with a weight of 0.1, which its author calls
-  removable (authors' issue 1): --ood-next.
-- (10): "fall": the mean of q_ood at the first update of the last 5 epochs (of 1000) is below that of the 15
-  before, and beta_ood > 0.2. The code finds the datasets by name (*-random, *-medium, *-medium-replay); here
-  PAPER has --adaptive. It acts from the next update on.
-- The temperature steps first, and (3) has the new alpha; the critics step next, and (3) has the new ones.
+Paper / authors' code / here: this file follows the code where they differ.
+- (6): The paper divides by N, the code by N - 1. The schedule (9) was tuned with the code's.
+- (7): The clip at 0 is in the code only. Where Q < 0 (halfcheetah-random) it pulls values UP at unknown
+  actions: watch `clipped`. --no-clip is the paper's equation.
+- (8): The paper has the states s alone. The code adds s', with a weight of 0.1 (--ood-next), which its
+  author calls removable (authors' issue 1).
+- (10): An epoch is 1000 updates, and its first one notes q_ood. Values fall if the last 5 epochs have a lower
+  mean q_ood than the 15 before. relaxation starts at 1 and stops at beta_ood <= 0.2. The code goes by the
+  dataset's name (*-random, *-medium, *-medium-replay); here PAPER has --adaptive for these.
+- The temperature steps first, and (3) has the new alpha. The critics step next, and (3) has the new ones.
   (SAC-N, EDAC and RORL take all three losses at the old parameters.)
-- Hidden weights start within 1 / sqrt(256) in every layer, the first too. PBRL-Prior is not here.
+- Hidden weights start within 1 / sqrt(256) in every layer, also in the first. PBRL-Prior is not here.
 
-Logged: critic_loss (8) / K; ood_loss, its second term / K; u (6) at the data and u_ood at policy actions,
-healthy is larger; q_ood, mean Q there, held down while beta_ood (9) is large; clipped, share of the targets
-in (7) that are 0: a tenth while beta_ood is large, near 1 if Q < 0; the rest as in sac_n.py.
+Logged: critic_loss is (8) / N, and ood_loss is its second term / N. u is (6) at the data; a healthy u_ood, at
+policy actions, is larger. q_ood is the mean Q there, held down while beta_ood (9) is large. clipped is the
+share of zeros among (7)'s targets: 0.1 while beta_ood is large, near 1 if Q < 0. The rest is as in sac_n.py.
 
-Read before: sac_n.py (77 lines of code differ).
+Read before: sac_n.py (79 lines of code differ).
 Run: python algorithms/pbrl.py --env hopper-medium-v2
 """
 
@@ -56,7 +59,7 @@ class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: tuple[int, ...] = (0,)  # trained side by side in one process
     updates: int = 1_000_000  # gradient steps
-    num_critics: int = 10  # K
+    num_critics: int = 10  # N, the paper's K
     batch_size: int = 256  # B
     actor_lr: float = 1e-4  # of the actor and of log_alpha
     critic_lr: float = 3e-4  # of the critics
@@ -68,7 +71,7 @@ class Args(RunArgs):
     beta_end: float = 1.0  # in (9), from update 50,000 on
     adaptive: bool = False  # (10)
     ood_next: float = 0.1  # weight of u at next states in (8)
-    clip: bool = True  # pseudo-targets of (7) at least 0
+    clip: bool = True  # targets of (7) are at least 0
 
 
 ROBOTS = "halfcheetah", "hopper", "walker2d"
@@ -80,11 +83,13 @@ PAPER = {  # authors' code
      for tasks, level, at_s, at_next in (
          ("pen", "human", 0.001, 0.001), ("hammer door relocate", "human", 0.01, 0.01),
          ("pen hammer door relocate", "cloned", 0.01, 0.01), ("pen hammer", "expert", 0.4, 0.1),
-         ("door", "expert", 0.2, 0.1), ("relocate", "expert", 0.4, 0.2)) for task in tasks.split()}
+         ("door", "expert", 0.2, 0.1), ("relocate", "expert", 0.4, 0.2), ("kitchen", "complete", 0.01, 0.01),
+         ("kitchen", "partial", 0.01, 0.01), ("kitchen", "mixed", 0.01, 0.01)) for task in tasks.split()}
 
 
-# same as sac_n.py
+# same as td3_bc.py
 def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
     return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
@@ -97,7 +102,7 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
-        # code: 1 / sqrt(out), the first layer too
+        # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -141,7 +146,9 @@ class Critics(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
         return x.squeeze(-1)
 
 
@@ -158,10 +165,11 @@ class PBRL:
         self.rng = torch.Generator(data.device).manual_seed(seed)
         mean, scale = torch.zeros(data.obs_size), torch.ones(data.obs_size)  # observations as they are
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        sizes = data.obs_size, data.action_size, mean, scale, init
-        self.actor = Actor(*sizes).to(data.device)
-        self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        network_args = data.obs_size, data.action_size, mean, scale, init
+        self.actor = Actor(*network_args).to(data.device)
+        self.critics = Critics(args.num_critics, *network_args).to(data.device)
+        # code: targets start from random weights of their own, not as a copy
+        self.target_critics = Critics(args.num_critics, *network_args).to(data.device)
         self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
@@ -175,29 +183,30 @@ class PBRL:
 
     @torch.no_grad()
     def critic_target(self, batch: Batch) -> Tensor:
-        """(K, B): critic k follows its own target network."""
+        """(N, B): critic k follows its own target network."""
         next_action, _ = self.actor.sample(*self.actor(batch.next_obs), self.rng)
         next_q = self.target_critics(batch.next_obs, next_action)
         next_value = next_q - self.args.beta_in * self.uncertainty(next_q)
         return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1)
 
     def uncertainty(self, q: Tensor) -> Tensor:
-        return q.detach().std(0)  # (6), code: divided by K - 1
+        return q.detach().std(0)  # (6), code: divided by N - 1
 
     def beta_ood(self) -> Tensor:
         start, end = self.args.beta_start, self.args.beta_end
         return (start + (end - start) * (self.count + 1).clamp(max=50_000) / 50_000) * self.relaxation  # (9)
 
     def relax(self, q_ood: Tensor) -> None:
-        """At an epoch's first update: if past epochs' q_ood fall, beta_ood does; remember this one's."""
-        first, falling = self.count % 1000 == 0, self.past_q[15:].mean() < self.past_q[:15].mean()
+        """At an epoch's first update: lower beta_ood if q_ood fell over past epochs; note this one's."""
+        epoch_starts = self.count % 1000 == 0
         if self.args.adaptive:
-            now = first & falling & (self.count >= 50_000) & (self.beta_ood() > 0.2)
-            self.relaxation /= torch.where(now, 1.01, 1.0)  # (10)
-        self.past_q.copy_(torch.where(first, torch.cat([self.past_q[1:], q_ood[None]]), self.past_q))
+            falling = self.past_q[15:].mean() < self.past_q[:15].mean()
+            relaxes = epoch_starts & falling & (self.count >= 50_000) & (self.beta_ood() > 0.2)
+            self.relaxation /= torch.where(relaxes, 1.01, 1.0)  # (10)
+        self.past_q.copy_(torch.where(epoch_starts, torch.cat([self.past_q[1:], q_ood[None]]), self.past_q))
 
     def ood_loss(self, q: Tensor, beta: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(K, B M) -> (7) of every critic (K,), and its targets (K, B M)."""
+        """(N, B M) -> (7) of every critic (N,), and its targets (N, B M)."""
         target = q.detach() - beta * self.uncertainty(q)
         target = target.clamp(min=0) if self.args.clip else target  # code: the clip
         return ((q - target) ** 2).mean(1), target  # (7)
@@ -209,7 +218,8 @@ class PBRL:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+        target_entropy = -self.data.action_size
+        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -217,7 +227,7 @@ class PBRL:
         optimizer.step()
 
     def values(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Qk at (s, a) (K, B), and at policy actions of s and of s', (K, B M) each, in one forward pass."""
+        """Qk at (s, a) (N, B), and at policy actions of s and of s', (N, B M) each, in one forward pass."""
         obs = torch.cat([batch.obs, batch.next_obs]).repeat_interleave(self.args.num_actions, 0)  # (2 B M, S)
         with torch.no_grad():
             action, _ = self.actor.sample(*self.actor(obs), self.rng)
@@ -225,14 +235,16 @@ class PBRL:
         return q.split([len(batch.obs), len(obs) // 2, len(obs) // 2], 1)
 
     def update(self) -> dict[str, Tensor]:
-        batch, beta = self.data.sample(self.args.batch_size, self.rng), self.beta_ood()
+        beta = self.beta_ood()
+        batch = self.data.sample(self.args.batch_size, self.rng)
         action, log_prob = self.actor.sample(*self.actor(batch.obs), self.rng)
         self.minimize(self.alpha_loss(log_prob), self.alpha_optimizer)
         alpha = self.log_alpha.detach().exp()
         target = self.critic_target(batch)
-        q, q_ood, q_next = self.values(batch)
-        loss_s, pseudo_target = self.ood_loss(q_ood, beta)
-        ood_loss = (loss_s + self.ood_loss(q_next, self.args.ood_next)[0]).sum() / 2
+        q, q_ood, q_ood_next = self.values(batch)
+        loss_at_s, ood_target = self.ood_loss(q_ood, beta)
+        loss_at_next, _ = self.ood_loss(q_ood_next, self.args.ood_next)
+        ood_loss = (loss_at_s + loss_at_next).sum() / 2
         critic_loss = self.critic_loss(q, target) + ood_loss  # (8)
         self.minimize(critic_loss, self.critic_optimizer)
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha)
@@ -243,7 +255,7 @@ class PBRL:
         self.count += 1
         return {"critic_loss": critic_loss / len(q), "ood_loss": ood_loss / len(q), "q": q.mean(),
                 "q_max": q.max(), "u": self.uncertainty(q).mean(), "q_ood": q_ood.mean(),
-                "u_ood": self.uncertainty(q_ood).mean(), "clipped": (pseudo_target == 0).to(q.dtype).mean(),
+                "u_ood": self.uncertainty(q_ood).mean(), "clipped": (ood_target == 0).to(q.dtype).mean(),
                 "beta_ood": beta, "target": target.mean(), "actor_loss": actor_loss, "alpha": alpha,
                 "entropy": -log_prob.mean()}
 

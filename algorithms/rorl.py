@@ -1,45 +1,53 @@
 """RORL: Robust Offline Reinforcement Learning via Conservative Smoothing. Yang et al., NeurIPS 2022,
 arXiv:2206.02829.
 
-SAC-N with 10 critics and three regularisers at states s^ = s + delta close to the data's: the policy and the
-values must change little between s and the worst s^ (smoothing), and at s^, with the policy's own actions,
-every critic is pulled down in proportion to the ensemble's disagreement (the OOD loss). Smoothing alone would
-spread optimism to unseen states; the OOD loss makes it conservative.
+RORL is SAC-N with 10 critics and three more losses, at states s^ = s + delta close to the data's s. Two of
+them smooth: neither the policy nor the values may change much between s and the worst s^. The third, the OOD
+loss, pulls every critic down at s^ and the policy's own actions there, in proportion to the critics'
+disagreement. Smoothing alone would spread optimism to unseen states; the OOD loss makes it conservative.
+
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. k
+counts the N critics, and j the n perturbations: s^ is s + delta_j. Each loss draws its own, (8) with eps_q,
+(9) with eps_ood, (12) with eps_pi. const x is x without its gradient. sac_n.py has the other symbols.
 
     y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
     L_TD = sum_k mean_b (Qk(s, a) - y)^2                                                                   (2)
-    L_SAC = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                       (3)
+    L_SAC = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi),  xi ~ N(0, I)        (3)
     temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
-    delta_j,i ~ U(-eps sigma_i, eps sigma_i), j = 1..n, the same for a batch; sigma: std of the data's s   (6)
+    delta_j ~ U(-eps sigma, eps sigma), the same for the whole batch;  sigma: std of the data's s          (6)
     c(b, j) = mean_k [(1 - tau_q) max(D, 0)^2 + tau_q min(D, 0)^2],  D = Qk(s + delta_j, a) - Qk(s, a)     (7)
     L_Q = mean_b max_j c(b, j)                                                                             (8)
-    L_ood = mean_k,b,j (t_k - Qk(s^, a^))^2,  a^ ~ pi(s^),  t_k = const [Qk - lambda std_k Qk](s^, a^)     (9)
-    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min) at update t = 1, 2, ...                     (10)
+    L_ood = mean_k,b,j (Qk - const [Qk - lambda std_k Qk])^2 at (s^, a^),  a^ ~ pi(s^)                     (9)
+    lambda = max(lambda_max - (t - 1) lambda_dec, lambda_min),  update t = 1, 2, ...                      (10)
     critic loss = L_TD + beta_q L_Q + beta_ood L_ood                                                      (11)
     J(b, j) = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s)) of the Gaussians before tanh                        (12)
     actor loss = L_SAC + beta_pi mean_b max_j J(b, j)                                                     (13)
 
-Paper / authors' code / here (always the code, it made the table, but for the first point):
-- Until 2022-11-26 the released code compared Q(s^_b, a_b) with Q of ANOTHER row of the batch (authors' issue
-  1), and Table 1 is older than the fix. Here: the corrected loss; --q-smooth-misaligned is the old one. Run
-  both before you claim a reproduction.
-- (2) is a sum over critics, (8) and (9) are means: per critic their weights are beta / N. The paper's
-  per-critic equations would regularise 10 times harder.
-- (12): the paper has a factor 1/2. (9): the paper's std divides by N, the code's by N - 1.
-- (8), (13): the paper maximises over a ball, per critic; the code over n samples, one s^ for the ensemble's
-  mean.
-- lambda = 0 leaves the OOD loss out altogether (hopper-medium-replay after 100,000 updates).
-- Values are the authors' configuration of 2023-02; the first one (2022-09) differs in walker2d-medium (lambda
-  0.1) and walker2d-expert (lambda_min 0.7).
-- The worst s^ is found without a graph and only then run with one: same gradients, and on a CPU 1.5
-  times (hopper) to twice (halfcheetah) as fast.
+Paper / authors' code / here: the code made the table, so this file follows it in all but the first point.
+- (7): Until 2022-11-26 the released code compared Q(s^, a) with Q of ANOTHER row of the batch (authors'
+  issue 1), and Table 1 is older than the fix. This file has the corrected loss; --q-smooth-misaligned is the
+  old one. Run both before you claim a reproduction.
+- (2) is a sum over critics, (8) and (9) are means. So their weights per critic are beta_q / N and beta_ood /
+  N. The paper's per-critic equations would regularise N times harder.
+- (8), (13): The paper takes the worst s^ in a ball, for each critic. The code takes the worst of n samples,
+  one for the mean over critics.
+- (9): The paper's std divides by N, the code's by N - 1. Where lambda is 0, the OOD loss is left out
+  altogether (hopper-medium-replay after 100,000 updates).
+- (12): The paper has a factor of 1/2, the code has none. While the policy is wide, J is below 1e-7, and its
+  textbook form, a sum less 1, is little but float32 rounding error. So here an equal form without
+  cancellation stands: 2 sinh^2.
+- PAPER and ATTACK are the authors' configuration of 2023-02. It replaced the first one (2022-09) in three
+  places: walker2d-medium (lambda was 0.1 throughout), walker2d-expert (lambda_min was 0.7), and the attack
+  model of hopper-medium (eps_pi and eps_q were 0.01 and are 0.005, eps_ood was 0.03 and is 0.02).
+- The worst s^ is found without a graph and only then run with one. The gradients are the same, and updates
+  on a CPU are 1.5 times (hopper) to twice (halfcheetah) as fast.
 
-Logged: critic_loss (11) / N; q_smooth (8), near 0 while the loss is aligned; q_ood_std, mean std_k at (s^,
-a^), healthy is of the order of q_std; lambda (10); pi_smooth, mean_b max_j J, 1e-7 while the policy is wide,
-larger as it sharpens; the rest as in sac_n.py.
+Logged: critic_loss is (11) / N. q_smooth is (8), near 0 while the loss is aligned. q_ood_std is the mean
+std_k in (9), in a healthy run of the order of q_std. lambda is (10). pi_smooth is mean_b max_j J: 1e-7 or
+less while the policy is wide, larger as it sharpens. The rest is as in sac_n.py.
 
-Read before: sac_n.py (99 lines of code differ).
+Read before: sac_n.py (101 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
@@ -110,8 +118,9 @@ ATTACK = _rows("eps_pi beta_pi eps_q eps_ood beta_ood lambda_max lambda_min lamb
 })
 
 
-# same as sac_n.py
+# same as td3_bc.py
 def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
     return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
@@ -124,7 +133,7 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
-        # code: 1 / sqrt(out), the first layer too
+        # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -168,14 +177,17 @@ class Critics(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
         return x.squeeze(-1)
 
 
 def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
-    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()  # in a form without cancellation
-    spread = 2 * torch.sinh(log_std - near_log_std) ** 2
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
+    # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
+    spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
     return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
 
 
@@ -191,10 +203,11 @@ class RORL:
         self.args, self.data = args, data
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        sizes = data.obs_size, data.action_size, data.obs_mean.cpu(), data.obs_std.cpu() + 1e-6, init
-        self.actor = Actor(*sizes).to(data.device)
-        self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        network_args = data.obs_size, data.action_size, data.obs_mean.cpu(), data.obs_std.cpu() + 1e-6, init
+        self.actor = Actor(*network_args).to(data.device)
+        self.critics = Critics(args.num_critics, *network_args).to(data.device)
+        # code: targets start from random weights of their own, not as a copy
+        self.target_critics = Critics(args.num_critics, *network_args).to(data.device)
         self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
@@ -207,8 +220,8 @@ class RORL:
     @property
     def phase(self) -> bool:
         """Whether the next update has an OOD loss (see common/graph.py)."""
-        penalty = max(self.args.lambda_max - self.step * self.args.lambda_dec, self.args.lambda_min)
-        return self.args.beta_ood > 0 and penalty > 1e-12
+        lam = max(self.args.lambda_max - self.step * self.args.lambda_dec, self.args.lambda_min)
+        return self.args.beta_ood > 0 and lam > 1e-12
 
     def perturbations(self, eps: float) -> Tensor:
         shape = self.args.num_perturbations, self.data.obs_size
@@ -224,33 +237,34 @@ class RORL:
     def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
         return ((q - target) ** 2).mean(1).sum()  # (2), code: a sum over critics
 
-    def asymmetric(self, change: Tensor) -> Tensor:
-        """(N, ...) -> (...)"""
-        tau_q = self.args.tau_q
-        return ((1 - tau_q) * change.clamp(min=0) ** 2 + tau_q * change.clamp(max=0) ** 2).mean(0)  # (7)
+    def asymmetric(self, difference: Tensor) -> Tensor:
+        """`difference`: D of every critic, (N, ...) -> (...)."""
+        rise, fall, tau_q = difference.clamp(min=0), difference.clamp(max=0), self.args.tau_q
+        return ((1 - tau_q) * rise**2 + tau_q * fall**2).mean(0)  # (7)
 
     def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
         """`q`: (N, B) at (s, a), with its graph."""
-        delta, (n, b) = self.perturbations(self.args.eps_q), (self.args.num_perturbations, len(batch.obs))
-        pairs = torch.arange(b * n, device=q.device)
-        partner = pairs % b if self.args.q_smooth_misaligned else pairs // n  # row whose Q stands at (b, j)
-        partner = partner.view(b, n)
+        n, size = self.args.num_perturbations, len(batch.obs)
+        delta = self.perturbations(self.args.eps_q)
+        position = torch.arange(size * n, device=q.device).view(size, n)  # b n + j at (b, j)
+        # the row whose Q(s, a) is subtracted at (b, j): b, and in the misaligned loss another one
+        clean_row = position % size if self.args.q_smooth_misaligned else position // n
         with torch.no_grad():
-            near = (batch.obs[:, None] + delta).flatten(0, 1)  # (B n, S), row b n + j
-            near_q = self.critics(near, batch.action.repeat_interleave(n, 0)).view(-1, b, n)
-            worst = self.asymmetric(near_q - q[:, partner]).argmax(1)  # (B,), code: by the ensemble's mean
-        partner = partner.gather(1, worst[:, None]).squeeze(1)
-        near_q = self.critics(batch.obs + delta[worst], batch.action)
-        return self.asymmetric(near_q - q[:, partner]).mean()  # (8)
+            near_obs = (batch.obs[:, None] + delta).flatten(0, 1)  # (B n, S), row b n + j
+            near_q = self.critics(near_obs, batch.action.repeat_interleave(n, 0)).view(-1, size, n)
+            worst = self.asymmetric(near_q - q[:, clean_row]).argmax(1)  # (B,), code: by the ensemble's mean
+        clean_row = clean_row.gather(1, worst[:, None]).squeeze(1)  # (B,)
+        near_q = self.critics(batch.obs + delta[worst], batch.action)  # (N, B)
+        return self.asymmetric(near_q - q[:, clean_row]).mean()  # (8)
 
-    def ood_loss(self, obs: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-        """(9) and the mean std in it; `penalty` is lambda."""
+    def ood_loss(self, obs: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """(9) with lambda `lam`, and the mean std in it."""
         obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)  # (B n, S)
         with torch.no_grad():
             action, _ = self.actor.sample(*self.actor(obs), self.rng)
         q = self.critics(obs, action)  # (N, B n)
         std = q.detach().std(0)  # code: divided by N - 1
-        return ((q.detach() - penalty * std - q) ** 2).mean(), std.mean()  # (9)
+        return ((q.detach() - lam * std - q) ** 2).mean(), std.mean()  # (9)
 
     def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """`mean`, `log_std`: (B, A) of pi(s), with their graph."""
@@ -265,23 +279,25 @@ class RORL:
         return sac_loss + self.args.beta_pi * smoothing  # (13)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+        target_entropy = -self.data.action_size
+        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
     def update(self) -> dict[str, Tensor]:
-        args, has_ood, zero = self.args, self.phase, torch.zeros((), device=self.data.device)
+        args, has_ood = self.args, self.phase
+        zero = torch.zeros((), device=self.data.device)  # stands in for a loss that is off
         batch = self.data.sample(args.batch_size, self.rng)
         alpha = self.log_alpha.detach().exp()
-        penalty = (args.lambda_max - self.count * args.lambda_dec).clamp(min=args.lambda_min)  # (10)
+        lam = (args.lambda_max - self.count * args.lambda_dec).clamp(min=args.lambda_min)  # (10)
         mean, log_std = self.actor(batch.obs)
         action, log_prob = self.actor.sample(mean, log_std, self.rng)
         alpha_loss = self.alpha_loss(log_prob)
-        smooth_pi, smooth_q = args.eps_pi * args.beta_pi > 0, args.eps_q * args.beta_q > 0
-        pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if smooth_pi else zero
+        has_pi, has_q = args.eps_pi * args.beta_pi > 0, args.eps_q * args.beta_q > 0
+        pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if has_pi else zero
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha, pi_smooth)
         target = self.critic_target(batch, alpha)
         q = self.critics(batch.obs, batch.action)
-        q_smooth = self.q_smoothing(batch, q) if smooth_q else zero
-        ood_loss, ood_std = self.ood_loss(batch.obs, penalty) if has_ood else (zero, zero)
+        q_smooth = self.q_smoothing(batch, q) if has_q else zero
+        ood_loss, ood_std = self.ood_loss(batch.obs, lam) if has_ood else (zero, zero)
         critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (11)
         self.step += 1
         self.count += 1
@@ -294,7 +310,7 @@ class RORL:
         polyak(self.target_critics, self.critics, args.tau)
         return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
                 "q_std": q.std(0, correction=0).mean(), "q_smooth": q_smooth, "q_ood_std": ood_std,
-                "lambda": penalty, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
+                "lambda": lam, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
                 "alpha": alpha, "entropy": -log_prob.mean()}
 
 

@@ -1,38 +1,43 @@
 """SAC-N: Uncertainty-Based Offline RL with Diversified Q-Ensemble. An, Moon, Kim and Song, NeurIPS 2021,
 arXiv:2110.01548.
 
-Soft Actor-Critic on a fixed dataset, with N critics instead of two. Where critics agree (actions that the
-data cover) their minimum is near their mean; where they do not it is far below: for N Gaussian critics about
-m - c_N std, with c_2 = 0.56, c_10 = 1.54, c_500 = 3.04. So the minimum is a penalty for uncertainty whose
-strength grows with N, and nothing else is added. EDAC, PBRL and RORL start from here.
+SAC-N is Soft Actor-Critic (SAC) on a fixed dataset, with N critics instead of two. Where the data cover an
+action, the critics agree, and their minimum is near their mean. Elsewhere they disagree, and the minimum is
+far below: N Gaussian values of mean m and standard deviation u have a minimum of about m - c_N u, with
+c_2 = 0.56, c_10 = 1.54, c_500 = 3.04. So the minimum is a penalty for uncertainty that grows with N, and
+nothing else is added. EDAC, PBRL and RORL start from here.
+
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+is the mean over a batch. k counts critics, i the A dimensions of an action. The actor pi gives the mean and
+std of a Gaussian variable z, and the action is tanh(z). alpha, the temperature, is the weight of the entropy.
 
     y = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient             (1)
     critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                            (2)
-    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi)                  (3)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ = tanh(mean + std xi),  xi ~ N(0, I)   (3)
     temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (4)
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - log(1 - tanh(z_i)^2 + 1e-6)],  a = tanh(z)            (5)
 
 Paper / authors' code / here:
-- (2): the paper writes it per critic, the code sums over critics. Same gradients here, but EDAC and RORL add
-  terms weighed against the SUM.
-- All losses are taken at the parameters before the update, then come three steps; alpha is the old one. Here:
-  the same.
-- Critics start with true fan-in bounds; the actor's hidden layers with 1/sqrt(256) in every layer, the first
-  too, because the authors' fan-in helper reads the output size of an ordinary layer. Here: the same. Hidden
-  biases are 0.1, output layers nearly 0.
-- Target critics are a second random draw, not a copy. Here: the same; with tau = 0.005 it is forgotten in
-  about a thousand updates.
-- Actor steps leave no gradient in the critics here; the authors compute one and throw it away. Same result.
-- `--config sac-10` is the baseline of RORL's Table 1: N = 10 on standardised observations. It fails on
-  hopper, as published (0.8 on medium).
-- N: values that CORL lists; rows marked "unverified" in PAPER were never confirmed by a source.
+- (2): The paper writes one loss per critic; the code sums over critics. The gradients are the same here, but
+  EDAC and RORL add terms whose weights are relative to the SUM.
+- The code takes all three losses at the parameters before the update. Then come the three optimiser steps, so
+  (1) and (3) have the old alpha. This file does the same.
+- Hidden weights of critics start within 1/sqrt(inputs of the layer). The actor's start within 1/sqrt(256) in
+  every layer, also in the first, because the authors' helper takes an ordinary layer's output size for its
+  input size. This file does the same. Hidden biases are 0.1, and output layers are nearly 0.
+- Target critics start from random weights of their own, not as a copy. This file does the same. With tau =
+  0.005 the difference is forgotten in about a thousand updates.
+- The actor's step leaves no gradient in the critics here. The authors compute one and throw it away.
+- `--config sac-10` is the baseline of RORL's Table 1: 10 critics on standardised observations. It fails on
+  hopper, as published (0.8 on hopper-medium).
+- N comes from the configurations of CORL, a library. What PAPER marks "unverified" has no source.
 
-Logged: critic_loss (2) / N; q, mean of Qk(s, a), and q_max: healthy is level, at the discounted return; past
-1e6 the ensemble is too small; q_std, mean over b of the critics' std, the disagreement that N turns into
-pessimism; target, mean of (1); actor_loss (3); alpha, shrinks from 1; entropy, -mean log pi(a~|s), settles at
--A.
+Logged: critic_loss is (2) / N. q is the mean of Qk(s, a), and q_max is the largest. A healthy q levels off at
+about the discounted return; if it passes 1e6, the ensemble is too small. q_std is the mean over b of the
+critics' std, the disagreement that the minimum turns into pessimism. target is the mean of (1). actor_loss is
+(3). alpha shrinks from 1. entropy is -mean_b log pi(a~|s) and settles at -A.
 
-Read before: td3_bc.py (94 lines of code differ).
+Read before: td3_bc.py (100 lines of code differ).
 Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
 """
 
@@ -64,8 +69,8 @@ class Args(RunArgs):
     max_q_backup: bool = False  # y from the best of 10 next actions, online critics, no entropy (pen-cloned)
 
 
-def _table(**sizes):
-    return {f"{robot}-{level.replace('_', '-')}-v2": dict(num_critics=n) for level, row in sizes.items()
+def _table(**levels):
+    return {f"{robot}-{level.replace('_', '-')}-v2": dict(num_critics=n) for level, row in levels.items()
             for robot, n in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
@@ -85,7 +90,9 @@ SAC_10 = {f"{robot}-{level}-v2": dict(num_critics=10, normalize=True)  # Yang et
           for level in ("random", "medium", "medium-expert", "medium-replay", "expert")}
 
 
+# same as td3_bc.py
 def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
     return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
@@ -97,7 +104,7 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size, 256, 256, 256]
-        # code: 1 / sqrt(out), the first layer too
+        # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((o,), 0.1)) for o in sizes[1:])
         self.head_weight = uniform((2 * action_size, 256), 1e-3, rng)  # rows: mean, then log std
@@ -140,7 +147,9 @@ class Critics(nn.Module):
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)  # (N, B, 256)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
         return x.squeeze(-1)
 
 
@@ -158,14 +167,15 @@ class SACN:
         mean = data.obs_mean.cpu() if args.normalize else torch.zeros(data.obs_size)
         scale = data.obs_std.cpu() + 1e-6 if args.normalize else torch.ones(data.obs_size)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        sizes = data.obs_size, data.action_size, mean, scale, init
-        self.actor = Actor(*sizes).to(data.device)
-        self.critics = Critics(args.num_critics, *sizes).to(data.device)
-        self.target_critics = Critics(args.num_critics, *sizes).to(data.device)  # code: a second draw
+        network_args = data.obs_size, data.action_size, mean, scale, init
+        self.actor = Actor(*network_args).to(data.device)
+        self.critics = Critics(args.num_critics, *network_args).to(data.device)
+        # code: targets start from random weights of their own, not as a copy
+        self.target_critics = Critics(args.num_critics, *network_args).to(data.device)
         self.target_critics.requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: the actor's
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)  # code: actor's lr
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.step = 0
@@ -189,7 +199,8 @@ class SACN:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        return -(self.log_alpha * (log_prob - self.data.action_size).detach()).mean()  # (4)
+        target_entropy = -self.data.action_size
+        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1

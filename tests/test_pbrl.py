@@ -244,6 +244,8 @@ def test_settings():
     assert PAPER["hopper-medium-expert-v2"] == {}  # 5 -> 1, then constant
     assert PAPER["walker2d-medium-replay-v2"] == dict(adaptive=True) and PAPER["hopper-medium-v2"] == dict(adaptive=True)
     assert PAPER["pen-human-v0"] == dict(beta_in=1e-4, beta_start=0.001, beta_end=0.001, ood_next=0.001)
+    for level in ("complete", "partial", "mixed"):
+        assert PAPER[f"kitchen-{level}-v0"] == dict(beta_in=1e-4, beta_start=0.01, beta_end=0.01, ood_next=0.01)
     assert PAPER["relocate-expert-v0"]["beta_start"] == 0.4 and PAPER["relocate-expert-v0"]["ood_next"] == 0.2
     args = Args()
     assert (args.critic_lr, args.actor_lr, args.num_critics, args.num_actions, args.beta_in, args.updates) == (3e-4, 1e-4, 10, 10, 0.01, 1_000_000)

@@ -56,10 +56,10 @@ def test_q_smoothing_takes_one_perturbation_for_the_ensembles_mean():
 
 def test_rises_weigh_more_than_falls():
     agent = make_agent()
-    change = torch.tensor([[0.5], [-1.0]])
-    assert agent.asymmetric(change).item() == pytest.approx(0.2)
+    difference = torch.tensor([[0.5], [-1.0]])
+    assert agent.asymmetric(difference).item() == pytest.approx(0.2)
     agent.args.tau_q = 0.8
-    assert agent.asymmetric(change).item() == pytest.approx(0.425)
+    assert agent.asymmetric(difference).item() == pytest.approx(0.425)
 
 
 def test_alignment():
@@ -153,7 +153,7 @@ def test_losses_draw_their_own_perturbations_shared_by_the_batch():
     torch.testing.assert_close(delta, delta[:1].expand_as(delta), rtol=0, atol=1e-5)
 
 
-def penalty_at(agent, done):
+def lam_at(agent, done):
     """lambda of the update after `done` updates, read from the log, the OOD forward counted."""
     agent.step, calls = done, []
     agent.count.fill_(done)
@@ -164,14 +164,14 @@ def penalty_at(agent, done):
 
 def test_lambda_schedule():
     agent = make_agent(**PAPER["hopper-medium-v2"])
-    assert penalty_at(agent, 0) == (2.0, 1)
-    assert penalty_at(twin(agent), 1000)[0] == pytest.approx(1.999, abs=1e-6)
-    assert penalty_at(twin(agent), 1_900_000)[0] == pytest.approx(0.1, abs=1e-6)
-    assert penalty_at(twin(agent), 2_900_000)[0] == pytest.approx(0.1, abs=1e-6)
+    assert lam_at(agent, 0) == (2.0, 1)
+    assert lam_at(twin(agent), 1000)[0] == pytest.approx(1.999, abs=1e-6)
+    assert lam_at(twin(agent), 1_900_000)[0] == pytest.approx(0.1, abs=1e-6)
+    assert lam_at(twin(agent), 2_900_000)[0] == pytest.approx(0.1, abs=1e-6)
     replay = make_agent(**PAPER["hopper-medium-replay-v2"])
-    last = penalty_at(twin(replay), 99_999)
+    last = lam_at(twin(replay), 99_999)
     assert last[0] == pytest.approx(1e-6, rel=0.05) and last[1] == 1
-    assert penalty_at(twin(replay), 100_001) == (pytest.approx(0.0, abs=1e-9), 0)  # update 100,002: no OOD forward
+    assert lam_at(twin(replay), 100_001) == (pytest.approx(0.0, abs=1e-9), 0)  # update 100,002: no OOD forward
 
 
 def test_choosing_the_worst_without_a_graph_changes_nothing():
@@ -203,7 +203,7 @@ def test_reductions_of_the_critic_loss():
     agent = make_agent(beta_q=0.3, beta_ood=0.7)
     agent.td_loss = lambda q, target: q.sum() * 0 + 5.0
     agent.q_smoothing = lambda batch, q: torch.tensor(2.0)
-    agent.ood_loss = lambda obs, penalty: (torch.tensor(3.0), torch.tensor(0.0))
+    agent.ood_loss = lambda obs, lam: (torch.tensor(3.0), torch.tensor(0.0))
     assert agent.update()["critic_loss"].item() == pytest.approx((5 + 0.3 * 2 + 0.7 * 3) / 3)
     fresh = make_agent()
     assert fresh.td_loss(torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.zeros(2)).item() == pytest.approx(5.0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from algorithms.td3_bc import AUTHORS, PAPER, TD3BC, Args
+from common.data import D4RL
 from tests.helpers import make_data, parameters
 
 
@@ -27,8 +28,8 @@ def batch_at_policy(agent, size, offset=0.0):
 
 def test_actor_loss_by_hand(agent):
     q = with_q(agent, [-2.0, 4.0])
-    loss, bc_mse, weight = agent.actor_loss(batch_at_policy(agent, 2))
-    assert weight.item() == pytest.approx(2.5 / 3) and bc_mse.item() == 0
+    loss, bc_mse, lam = agent.actor_loss(batch_at_policy(agent, 2))
+    assert lam.item() == pytest.approx(2.5 / 3) and bc_mse.item() == 0
     assert loss.item() == pytest.approx(-0.83333, abs=1e-5)
     loss.backward()
     torch.testing.assert_close(q.grad, torch.full((2,), -2.5 / 3 / 2))  # nothing flows through lambda
@@ -161,6 +162,10 @@ def test_normalisation_lives_in_the_actor():
 
 def test_settings():
     assert PAPER["hopper-medium-v2"] == {} and len([name for name in PAPER if name.endswith("v0")]) == 15
+    assert set(PAPER) <= set(D4RL) and len(PAPER) == 30 + 3 + 12 + 6 + 6  # the last four: CORL's
+    assert PAPER["hopper-full-replay-v2"] == PAPER["pen-human-v1"] == PAPER["relocate-expert-v1"] == {}
+    assert PAPER["maze2d-umaze-v1"] == PAPER["maze2d-large-dense-v1"] == dict(eval_episodes=100)
+    assert list(AUTHORS) == [name for name in PAPER if "antmaze" in name] and len(AUTHORS) == 6
     assert PAPER["antmaze-umaze-v2"]["reward"] == "r-1" and AUTHORS["antmaze-umaze-v2"]["normalize"] is False
     args = Args()
     assert (args.updates, args.batch_size, args.lr, args.alpha, args.policy_freq) == (1_000_000, 256, 3e-4, 2.5, 2)
