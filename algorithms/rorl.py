@@ -35,8 +35,7 @@ Paper / authors' code / here: the code made the table, so this file follows it i
 - (9): The paper's std divides by N, the code's by N - 1. Where lambda is 0, the OOD loss is left out
   altogether (hopper-medium-replay after 100,000 updates).
 - (12): The paper has a factor of 1/2, the code has none. While the policy is wide, J is below 1e-7, and its
-  textbook form, a sum less 1, is little but float32 rounding error. So here an equal form without
-  cancellation stands: 2 sinh^2.
+  textbook form, a sum less 1, is mostly rounding error; 2 sinh^2 is the same without the cancellation.
 - PAPER and ATTACK are the authors' configuration of 2023-02. It replaced the first one (2022-09) in three
   places: walker2d-medium (lambda was 0.1 throughout), walker2d-expert (lambda_min was 0.7), and the attack
   model of hopper-medium (eps_pi and eps_q were 0.01 and are 0.005, eps_ood was 0.03 and is 0.02).
