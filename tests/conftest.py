@@ -22,11 +22,13 @@ def isolate(patch, folder):
 
 @pytest.fixture(scope="session", autouse=True)
 def forks():
-    """Scripts are forks of tests/zygote.py, which is started with the first of them; workers of this process are forks too."""
+    """Scripts, and runs of grids, are forks of tests/zygote.py, which is started with the first of them; workers are forks too."""
     import common
+    from benchmark.engine import jobs
     multiprocessing.set_forkserver_preload(["common.standin", "common.evaluation"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+        patch.setattr(jobs, "subprocess", zygote.processes)
         yield
     zygote.stop()
 

@@ -64,6 +64,9 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
+# for a module that starts scripts by `subprocess`
+processes = SimpleNamespace(Popen=lambda command, **options: (Fork if str(command[1]).endswith(".py") else subprocess.Popen)(command, **options),
+                            DEVNULL=subprocess.DEVNULL)
 zygote = {}  # of this process and its forks: its socket's path, and in the process that started it what it takes to stop it
 
 
@@ -111,12 +114,7 @@ def preload():
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], fused=True).zero_grad()
     from multiprocessing import get_context
     common.get_context = lambda method: get_context("fork")
-    benchmark.engine.jobs.subprocess = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)
-
-
-def start(command, **options):
-    """A process of a grid."""
-    return (Fork if str(command[1]).endswith(".py") else subprocess.Popen)(command, **options)
+    benchmark.engine.jobs.subprocess = processes
 
 
 def serve(path):
