@@ -22,6 +22,8 @@ from tqdm import tqdm
 from common import InputError, RunError, keep_memory, lock
 from common.evaluation import Evaluator, normalized_score
 
+RENAMED = {"time": "count"}  # attributes of agents in checkpoints of older versions
+
 
 @contextlib.contextmanager
 def _writing(path):
@@ -214,7 +216,7 @@ class Run:
             if state.get("data", here := self.data.source["sha256"]) != here:
                 raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
             for agent, saved in zip(self.agents, state["agents"]):
-                snapshot(agent, saved)
+                snapshot(agent, {RENAMED.get(name, name): value for name, value in saved.items()})
         except Exception as error:
             raise InputError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
         waiting, self.step, self.seconds = {tuple(job[:2]) for job in state["waiting"]}, state["step"], state["seconds"]

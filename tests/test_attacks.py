@@ -19,7 +19,6 @@ from benchmark.engine.runs import agent_class, flags, load_agent, load_script, r
 from common import InputError
 from tests.helpers import ROOT, make_data, run_script, write_npz
 
-pytestmark = pytest.mark.xdist_group("attacks")  # one worker trains their agents
 SCRIPT = ROOT / "benchmark/attacks.py"
 VARIANTS = [("random", "", ""), ("action-diff", "zero-order", ""), ("action-diff", "mixed-order", "authors"),
             ("action-diff", "mixed-order", "scaled"), ("min-q", "zero-order", ""), ("min-q", "mixed-order", "authors"),

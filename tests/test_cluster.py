@@ -26,9 +26,6 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test", "RA
          "RAY_health_check_period_ms": "500"}  # a dead node is noticed after 5 of these, not after 15 seconds
 
 
-on_a_cluster = pytest.mark.xdist_group("cluster")  # one worker has all its tests, and makes it once
-
-
 @pytest.fixture(scope="module")
 def cluster():
     """(address, [head, node], pause): two nodes of one CPU each on this machine, reached by its loopback address alone."""
@@ -71,7 +68,6 @@ def outputs(folder):
     return table.read_bytes(), text.read_bytes()
 
 
-@on_a_cluster
 @pytest.mark.usefixtures("standin")
 @needs_ray
 def test_what_is_killed_on_a_cluster_is_resumed_and_the_table_is_the_same(cluster, script, tmp_path):
@@ -106,7 +102,6 @@ def test_what_is_killed_on_a_cluster_is_resumed_and_the_table_is_the_same(cluste
     assert code == 0 and "submitted" not in out and "Ray" not in out
 
 
-@on_a_cluster
 @needs_ray
 def test_a_node_dies_and_its_run_goes_on_elsewhere(cluster, script, tmp_path):
     address, (head, node), pause = cluster
