@@ -1,39 +1,47 @@
 """IQL: Offline Reinforcement Learning with Implicit Q-Learning. Kostrikov, Nair and Levine, ICLR 2022,
 arXiv:2110.06169.
 
-V(s) is an upper expectile of Q(s, a) over the dataset's actions at s: their mean at level 0.5, the best that
-the data contain as it goes to 1. Q is plain regression on r + gamma V(s'), so that only the choice of the
-action is optimistic, not the luck of the transition. The policy imitates the data, an action weighted by the
-exponential of its advantage. No value is asked about an action outside the data. sql_eql.py and xql.py change
-little more than (2) and (3).
+IQL never asks for the value of an action that the data lack. V(s) is an upper expectile of Q(s, a) over the
+dataset's actions at s, that is, the number that makes (2) smallest. expectile = 0.5 gives the mean of their
+values; as it goes to 1, V(s) goes to the largest. Q is plain regression on r + gamma V(s'). So IQL is
+optimistic about which action is taken, and never about where a random transition leads. The policy imitates
+the data's actions, each with a weight that grows exponentially with its advantage. sql_eql.py and xql.py
+change little more than (2) and (3).
 
-    u = min_i Qi'(s, a) - V(s),  (s, a) from the data, Qi' the target critics, no gradient                 (1)
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+is the mean over a batch, and (s, a) is from the data. i counts the two critics, j the A dimensions of an
+action. 1(u < 0) is 1 where u < 0, and 0 elsewhere.
+
+    u = min_i Qi'(s, a) - V(s),  no gradient in Qi'                                                        (1)
     value loss = mean_b |expectile - 1(u < 0)| u^2                                                         (2)
     weight = min(exp(inverse_temperature u), 100),  u with the V just updated, no gradient                 (3)
     actor loss = -mean_b weight log pi(a|s)                                                                (4)
     y = r + gamma (1 - d) V(s'),  the V just updated, no gradient                                          (5)
     critic loss = sum_i mean_b (Qi(s, a) - y)^2                                                            (6)
     log pi(a|s) = sum_j log N(a_j; mean_j, std_j),  mean = tanh(network), std one free vector              (7)
-    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(pi t / updates)) / 2                       (8)
+    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(math.pi t / updates)) / 2                  (8)
 
-Paper / authors' code / here:
-- (3): no cap in the paper. The policy may be trained after the values there; the code steps V, then policy
-  and critics with the new V, then the targets. Here: the code.
-- (7): a Gaussian on the action itself, no correction for the tanh of its mean. The code clips dataset actions
-  to +-(1 - 1e-5), and starts every layer, outputs too, orthogonal with gain sqrt(2), biases 0. Here: the
-  code.
-- Rewards, in the code: on MuJoCo scaled until best and worst episode are 1000 apart (without that, the
-  temperature means something else), on AntMaze minus 1. Observations stay raw. Dropout: in the actor's loss
-  only.
-- The paper's AntMaze is v0 (v2 has the same values here). Seeds: unverified, 5 in the XQL paper. Its online
-  fine-tuning is not here.
+Paper / authors' code / here: the code made the tables, so this file follows it in every point.
+- (3): The paper has no cap.
+- In the paper, the policy may be trained once V and Q are finished. The code trains all three in every
+  update: it steps V, then the policy and the critics with the new V, then the targets.
+- (7): This is a Gaussian of the action itself. The tanh only bounds its mean and needs no correction. The
+  code moves dataset actions to within +-(1 - 1e-5).
+- Every weight matrix starts orthogonal with gain sqrt(2), also in output layers, and every bias at 0.
+- On MuJoCo the code scales rewards until the best and the worst trajectory's returns are 1000 apart. On
+  another scale the same inverse temperature would mean something else. On AntMaze it takes 1 from every
+  reward.
+- Observations stay raw. Dropout (0.1 on Kitchen and Adroit) acts in the actor's loss only.
+- The paper's AntMaze is v0; PAPER has the same values for v2. The number of seeds is unverified; the XQL
+  paper says 5. The paper's online fine-tuning is not here.
 
-Logged: critic_loss (6), value_loss (2), actor_loss (4); q, mean of min_i Qi'(s, a), and v, mean of V(s),
-level near the discounted scaled return; advantage, mean of (1) with the new V, small beside v; weight, mean
-of (3), near 1 on one policy's data, up to 30 on a replay; capped, share of (3) at its cap, 0, on a replay up
-to 0.3; log_std, mean over dimensions, settles above its floor, -5; actor_lr (8).
+Logged: critic_loss is (6), value_loss (2), actor_loss (4). q is the mean of min_i Qi'(s, a), and v that of
+V(s): both level off near the discounted return of the scaled rewards. advantage is the mean of (1) with the
+new V, small beside v. weight is the mean of (3), near 1 on one policy's data, up to 30 on a replay buffer.
+capped is the share of the batch at the cap of (3): 0, on a replay buffer up to 0.3. log_std is its mean over
+dimensions and settles above -5, where it is clamped. actor_lr is (8).
 
-Read before: td3_bc.py (91 lines of code differ).
+Read before: td3_bc.py (92 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2
 """
 
@@ -92,7 +100,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, dropout: float = 0.0, rng: torch.Generator | None = None) -> Tensor:
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)
             if dropout and i < 2:  # of hidden units; before ReLU is the same as after it
                 x = x * (torch.rand(x.shape, generator=rng, device=x.device) >= dropout) / (1 - dropout)
         return x
@@ -107,8 +117,8 @@ class Actor(MLP):
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
         log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        z = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        error = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -154,19 +164,19 @@ class IQL:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
-        self.time = torch.zeros((), device=data.device)  # updates done, where a CUDA graph can read them
         self.step = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (8)
 
     def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
         u = q - v  # (1)
         return (torch.where(u > 0, self.args.expectile, 1 - self.args.expectile) * u**2).mean()  # (2)
 
-    def weight(self, advantage: Tensor) -> Tensor:
+    def imitation_weight(self, advantage: Tensor) -> Tensor:
         return torch.exp(self.args.inverse_temperature * advantage).clamp(max=100)  # (3), code: the cap
 
-    def actor_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+    def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(weight * log_prob).mean()  # (4)
+        return -(imitation_weight * log_prob).mean()  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
         return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
@@ -175,8 +185,8 @@ class IQL:
         return ((q - target) ** 2).mean(1).sum()  # (6)
 
     def actor_lr(self) -> Tensor:
-        done = (self.time / self.args.updates).clamp(max=1)  # past its end it stays at 0
-        return self.args.lr * (1 + torch.cos(math.pi * done)) / 2  # (8)
+        progress = (self.count / self.args.updates).clamp(max=1)  # 1 past the end
+        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1
@@ -188,17 +198,18 @@ class IQL:
         self.descend(self.value_optimizer, value_loss)
         with torch.no_grad():
             v, next_v = self.value(torch.cat([batch.obs, batch.next_obs])).chunk(2)  # code: the new V
-            weight, target = self.weight(q - v), self.critic_target(batch, next_v)
-        actor_loss = self.actor_loss(batch, weight)
+            imitation_weight, target = self.imitation_weight(q - v), self.critic_target(batch, next_v)
+        actor_loss = self.actor_loss(batch, imitation_weight)
         self.actor_optimizer.param_groups[0]["lr"] = actor_lr = self.actor_lr()
         self.descend(self.actor_optimizer, actor_loss)
         critic_loss = self.critic_loss(self.critics(batch.obs, batch.action), target)
         self.descend(self.critic_optimizer, critic_loss)
         polyak(self.target_critics, self.critics, self.args.tau)
-        self.time += 1
+        self.count += 1
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
-                "v": v.mean(), "advantage": (q - v).mean(), "weight": weight.mean(), "actor_lr": actor_lr,
-                "capped": (weight >= 100).float().mean(), "log_std": self.actor.log_std.mean()}
+                "v": v.mean(), "advantage": (q - v).mean(), "weight": imitation_weight.mean(),
+                "actor_lr": actor_lr, "capped": (imitation_weight >= 100).float().mean(),
+                "log_std": self.actor.log_std.mean()}
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

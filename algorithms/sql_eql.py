@@ -1,53 +1,55 @@
 """SQL and EQL: Offline RL with No OOD Actions, In-Sample Learning via Implicit Value Regularization. Xu et
 al., ICLR 2023, arXiv:2303.15810.
 
-IQL with a V that is derived: each step costs alpha f(pi / mu) for leaving the data's policy mu. The choice of
-f decides V's loss and the policy's weight, which stand side by side below. f = x - 1 (SQL) gives no weight at
-all to actions whose value is 2 alpha or more below V, f = log x (EQL) an exponential one.
+SQL and EQL are IQL with a V that is derived. Each step costs alpha f(x) for leaving mu, the policy that made
+the data; x is pi(a|s) / mu(a|s). The choice of f decides V's loss and the policy. With f = x - 1 (SQL) the
+best policy never takes an action whose value is 2 alpha or more below V. With f = log x (EQL) it takes every
+action of the data, with exponential weights.
 
-With x = pi / mu, h(x) = x f(x), g the inverse of h', and U(s) the multiplier of "pi sums to 1", for any f:
+A prime on Q marks a target network, and on f and h a derivative. s' is the next state, and d = 1 at a true
+end, never at a timeout. mean_b and max_b are over a batch, and (s, a) is from the data. i counts the two
+critics, j the A dimensions of an action.
+
+The derivation, at one state and for any f: h(x) = x f(x), and g is the inverse of h'. U is the multiplier of
+"pi sums to 1", beta that of pi >= 0. E_pi and E_mu are means over actions from pi and from mu.
     maximise E_pi[Q - alpha f(x)]:  Q - alpha h'(x) - U + beta = 0,  beta >= 0, beta pi = 0
     pi* = mu max(g((Q - U) / alpha), 0),  and E_mu[max(g((Q - U) / alpha), 0)] = 1 fixes U
     V = E_pi*[Q - alpha f(x)] = U + alpha E_mu[x^2 f'(x)],  Q = r + gamma E[V(s')]
-SQL, f = x - 1:  h' = 2 x - 1, g(y) = (y + 1) / 2, f' = 1, so V = U + alpha E_pi*[x]; the paper takes this
-    mean for 1 (it is 1 + chi^2, V is too small by alpha chi^2): U = V - alpha. U minimises
-    E_mu[max(1/2 + (Q - U) / (2 alpha), 0)^2] + U / alpha, which in terms of V is (1)
-EQL, f = log x:  h' = 1 + log x, g(y) = exp(y - 1), x^2 f' = x, so U = V - alpha, exactly, and
-    V = alpha log E_mu[exp(Q / alpha)] minimises E_mu[exp((Q - V) / alpha)] + V / alpha, which (2) rescales
+- SQL: h' = 2 x - 1, g(k) = (k + 1) / 2 and f' = 1, so V = U + alpha E_pi*[x]. The paper takes this mean for
+  1, which gives U = V - alpha. In truth it is 1 + chi^2, where chi^2 measures how far pi* is from mu, so this
+  V is too small by alpha chi^2. U minimises E_mu[max(1/2 + (Q - U) / (2 alpha), 0)^2] + U / alpha, which in
+  terms of V is (1).
+- EQL: h' = 1 + log x, g(k) = exp(k - 1) and x^2 f' = x, so U = V - alpha, exactly. V is the logarithm of
+  E_mu[exp(Q / alpha)], times alpha, and it minimises E_mu[exp((Q - V) / alpha)] + V / alpha, which (2)
+  multiplies by exp(-m).
 
     SQL value loss = mean_b max(1 + (q - V(s)) / (2 alpha), 0)^2 + V(s) / alpha,  q = min_i Qi'(s, a)      (1)
     EQL value loss = mean_b exp(z - m) + exp(-m) V(s) / alpha,
-        z = min((q - V(s)) / alpha, 5),  m = max(max_b z, -1), no gradient                                 (2)
+        z = min((q - V(s)) / alpha, 5),  m = max(max_b z, -1),  no gradient in q and m                     (2)
     weight: SQL min(max(q - V(s), 0), 100), EQL min(exp(10 (q - V(s)) / alpha), 100),  V just updated      (3)
     actor loss = -mean_b weight log pi(a|s)                                                                (4)
     y = r + gamma (1 - d) V(s'),  the V just updated, no gradient                                          (5)
     critic loss = sum_i mean_b (Qi(s, a) - y)^2                                                            (6)
     log pi(a|s) = sum_j log N(a_j; mean_j, std_j),  mean = tanh(network), std one free vector              (7)
-    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(pi t / updates)) / 2                       (8)
+    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(math.pi t / updates)) / 2                  (8)
 
-Paper / authors' code / here:
-- (3): the paper's weight is pi* / mu: max(1 + (q - V) / (2 alpha), 0) and exp((q - V) / alpha). Here: the
-  code.
-- (2): neither clamp nor m in the paper. The code's clamp leaves the linear term alone, and V can run away:
-  where z is above 5 the gradient is exp(-m) / alpha, which moves V down, away from q. One sample, alpha 1, V
-  = 0: q = 4.9 ends at V = 4.9, q = 5.1 falls without bound. Here: the code; --clamp-both stops it (gradient 0
-  there).
-- V has LayerNorm (eps 1e-6) before each ReLU; the rest is as in iql.py. The AntMaze configuration's dropout
-  of V is never active in the code.
-- alpha: per dataset in the paper (unverified), per domain in the code. Here: the code; --config early has
-  older ones in today's units.
-- Six configurations are in the authors' history; the tables are presumably the last one's, which is this
-  file's. Nov 2022: PyTorch, normalised observations, squashed Gaussian. 9 March 2023: a quarter of (1),
-  written with t = 4 alpha, both terms of (2) clamped, EQL weighted as SQL, Huber critics, lr 2e-4. 12 March:
-  as before, but squared critics with LayerNorm, lr 3e-4 (from here on, AntMaze keeps 2e-4). 14 March, the
-  tree of the experiments with noisy and few data: no clamp, EQL weight exp((q - V) / alpha), dropout 0.1 on
-  MuJoCo, critics without LayerNorm. 22 March: as on 9 March, but squared critics, lr 3e-4. 26 March, the
-  release: (1) to (8).
+Paper / authors' code / here: the authors say that their release reproduces the paper; this file follows it.
+- The authors' history has six configurations, and which made the tables is not recorded. The last, their
+  release, is this file's; benchmark/results/sql_eql_history.md lists them all.
+- (3): The paper's weight is pi* / mu: max(1 + (q - V) / (2 alpha), 0) and exp((q - V) / alpha).
+- (2): The paper has neither the limit of 5 nor m. The code limits the exponential only. Where z is at the
+  limit, only the linear term V(s) / alpha has a gradient. It moves V down, away from q, and V can run away.
+  With one sample, alpha = 1 and V = 0 at first, q = 4.9 ends at V = 4.9, but q = 5.1 makes V fall without
+  bound. --clamp-both limits the linear term too, so that the gradient there is 0.
+- V has LayerNorm (eps 1e-6) before each ReLU. The code's AntMaze configuration also asks for dropout in V,
+  but never switches it on. The rest is as in iql.py.
+- The paper has one alpha per dataset (unverified), the code one per domain. --config early has older values
+  of the authors. SQL's are divided by 4 here, because (1) was then written in terms of 4 alpha.
 
-Logged: as in iql.py, with value_loss (1) or (2), weight (SQL 0.1 to 1, EQL 2 to 50) and capped (SQL 0, EQL up
-to 0.5) of (3); active, share of the batch with q above V - 2 alpha, V after its step (SQL's non-sparsity, the
-authors' tuning signal), 0.5 to 1; clamped, share with q above V + 5 alpha, near 0: when EQL's grows with
-advantage, V is running away.
+Logged: as in iql.py, but for these. value_loss is (1) or (2). weight is the mean of (3): SQL 0.1 to 1, EQL 2
+to 50. capped: SQL 0, EQL up to 0.5. active is the share of the batch with q above V - 2 alpha, 0.5 to 1; the
+authors call it non-sparsity and tune SQL's alpha by it. clamped is the share with q above V + 5 alpha, near
+0: when EQL's grows together with advantage, V is running away. Both are taken with the V just updated.
 
 Read before: iql.py (33 lines of code differ).
 Run: python algorithms/sql_eql.py --env hopper-medium-v2 --algorithm eql
@@ -80,7 +82,7 @@ class Args(RunArgs):
     algorithm: Literal["sql", "eql"] = "sql"  # f = x - 1 or f = log x
     sql_alpha: float = 1.0  # of SQL, in (1); the smaller, the nearer to the best action of the data
     eql_alpha: float = 2.0  # of EQL, in (2) and (3)
-    clamp_both: bool = False  # z in place of the linear term of (2) too, against the runaway
+    clamp_both: bool = False  # limit the linear term of (2) as well, so that V cannot run away
     dropout: float = 0.0  # of the actor's hidden units
 
 
@@ -115,7 +117,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, dropout: float = 0.0, rng: torch.Generator | None = None) -> Tensor:
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)
             if dropout and i < 2:  # of hidden units; before ReLU is the same as after it
                 x = x * (torch.rand(x.shape, generator=rng, device=x.device) >= dropout) / (1 - dropout)
         return x
@@ -131,8 +135,8 @@ class Actor(MLP):
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
         log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        z = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        error = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -184,26 +188,26 @@ class IVR:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
-        self.time = torch.zeros((), device=data.device)  # updates done, where a CUDA graph can read them
         self.step = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (8)
 
     def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
         if self.args.algorithm == "sql":
-            s = 1 + (q - v) / (2 * self.alpha_reg)
-            return (s.clamp(min=0) ** 2 + v / self.alpha_reg).mean()  # (1)
+            slack = 1 + (q - v) / (2 * self.alpha_reg)
+            return (slack.clamp(min=0) ** 2 + v / self.alpha_reg).mean()  # (1)
         z = ((q - v) / self.alpha_reg).clamp(max=5)
         m = z.max().clamp(min=-1).detach()
         linear = q / self.alpha_reg - z if self.args.clamp_both else v / self.alpha_reg  # code: not clamped
         return (torch.exp(z - m) + torch.exp(-m) * linear).mean()  # (2)
 
-    def weight(self, advantage: Tensor) -> Tensor:
+    def imitation_weight(self, advantage: Tensor) -> Tensor:
         if self.args.algorithm == "sql":
             return advantage.clamp(0, 100)  # (3), code: no 1 +, no alpha
         return torch.exp(10 * advantage / self.alpha_reg).clamp(max=100)  # (3), code: the 10
 
-    def actor_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+    def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(weight * log_prob).mean()  # (4)
+        return -(imitation_weight * log_prob).mean()  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
         return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
@@ -212,8 +216,8 @@ class IVR:
         return ((q - target) ** 2).mean(1).sum()  # (6)
 
     def actor_lr(self) -> Tensor:
-        done = (self.time / self.args.updates).clamp(max=1)  # past its end it stays at 0
-        return self.args.lr * (1 + torch.cos(math.pi * done)) / 2  # (8)
+        progress = (self.count / self.args.updates).clamp(max=1)  # 1 past the end
+        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1
@@ -225,17 +229,18 @@ class IVR:
         self.descend(self.value_optimizer, value_loss)
         with torch.no_grad():
             v, next_v = self.value(torch.cat([batch.obs, batch.next_obs])).chunk(2)  # code: the new V
-            weight, target = self.weight(q - v), self.critic_target(batch, next_v)
-        actor_loss = self.actor_loss(batch, weight)
+            imitation_weight, target = self.imitation_weight(q - v), self.critic_target(batch, next_v)
+        actor_loss = self.actor_loss(batch, imitation_weight)
         self.actor_optimizer.param_groups[0]["lr"] = actor_lr = self.actor_lr()
         self.descend(self.actor_optimizer, actor_loss)
         critic_loss = self.critic_loss(self.critics(batch.obs, batch.action), target)
         self.descend(self.critic_optimizer, critic_loss)
         polyak(self.target_critics, self.critics, self.args.tau)
-        self.time += 1
+        self.count += 1
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
-                "v": v.mean(), "advantage": (q - v).mean(), "weight": weight.mean(), "actor_lr": actor_lr,
-                "capped": (weight >= 100).float().mean(), "log_std": self.actor.log_std.mean(),
+                "v": v.mean(), "advantage": (q - v).mean(), "weight": imitation_weight.mean(),
+                "actor_lr": actor_lr, "capped": (imitation_weight >= 100).float().mean(),
+                "log_std": self.actor.log_std.mean(),
                 "active": (q > v - 2 * self.alpha_reg).float().mean(),
                 "clamped": (q > v + 5 * self.alpha_reg).float().mean()}
 

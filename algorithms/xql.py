@@ -1,38 +1,47 @@
 """XQL: Extreme Q-Learning, MaxEnt RL without Entropy. Garg, Hejna, Geist and Ermon, ICLR 2023,
 arXiv:2301.02328.
 
-IQL with the log-mean-exp of Q over the data's actions in place of an expectile: the optimal value of a
-problem that pays for leaving the data's policy by KL. It is fitted by Gumbel regression, a convex loss that
-follows from taking the error of a maximum as Gumbel distributed. beta near 0 gives the best action of the
-data, a large beta their mean. The gradient is that of EQL (sql_eql.py). The exponential is fragile: the clip,
-the rescaling by the batch's maximum and LayerNorm on V are what makes it run.
+XQL is IQL with another V(s): beta times the logarithm of the mean of exp(Q(s, a) / beta) over the dataset's
+actions at s. That is the optimal value when each step costs beta KL(pi | mu), where mu is the policy that
+made the data. beta near 0 gives the best of the data's actions, a large beta their mean. V is fitted by
+Gumbel regression, a convex loss that follows from taking the errors of a maximum as Gumbel distributed. EQL
+(sql_eql.py) has the same gradient where neither clips. The exponential is fragile: the clip, the rescaling by
+the batch's maximum and LayerNorm on V are what makes it run.
 
-    z = min((min_i Qi'(s, a) - V(s)) / beta, clip),  m = max(max_b z, -1), no gradient                     (1)
-    value loss = mean_b exp(z - m) - z exp(-m) - exp(-m) = exp(-m) mean_b [exp(z) - z - 1]                 (2)
-    weight = min(exp(inverse_temperature (q - V(s))), 100),  V just updated, no gradient                   (3)
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+and max_b are over a batch, and (s, a) is from the data. i counts the two critics, j the A dimensions of an
+action.
+
+    z = min((q - V(s)) / beta, clip),  m = max(max_b z, -1),  q = min_i Qi'(s, a), no gradient in q and m  (1)
+    value loss = mean_b [exp(z - m) - z exp(-m) - exp(-m)] = exp(-m) mean_b [exp(z) - z - 1]               (2)
+    weight = min(exp(inverse_temperature (q - V(s))), 100),  the V just updated, no gradient               (3)
     actor loss = -mean_b weight log pi(a|s)                                                                (4)
     y = r + gamma (1 - d) V(s'),  the V just updated, no gradient                                          (5)
-    critic loss = sum_i mean_b h(Qi(s, a) - y),  Huber: h(x) = x^2 / 2, or 20 |x| - 200 beyond 20          (6)
+    critic loss = sum_i mean_b h(Qi(s, a) - y),  Huber: h(x) = x^2 / 2, or 20 |x| - 200 where |x| > 20     (6)
     log pi(a|s) = sum_j log N(a_j; mean_j, std_j),  mean = tanh(network), std one free vector              (7)
-    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(pi t / updates)) / 2                       (8)
+    actor's learning rate at update t = 0, 1, ... = lr (1 + cos(math.pi t / updates)) / 2                  (8)
 
-Paper / authors' code / here:
-- (3): the paper's weight is exp((Q - V) / beta); the code has IQL's inverse temperatures and cap. Here: the
-  code.
-- (1): the paper's appendix clips on both sides, the code above only; a clipped sample has no gradient, so V
-  can be stuck far below Q (EQL runs away there). The tables call the clip "Grad Clip". Here: the code.
-- (6): the paper squares, the code takes Huber's loss. V has LayerNorm in the code only. (8): not on AntMaze
-  in the code. Here: the code.
-- --num-random adds uniform actions, --noise moves the data's, both in (2) only; --value-steps repeats (2) on
-  a batch. The first two query Q outside the data. Off but for four datasets of --config tuned, and Adroit.
-- --config tuned has the authors' six values per dataset, which they chose by score; the default, their
-  "consistent" scripts, has one set per domain. Batch 1024 or 256 is part of it, since m depends on the batch.
-- Adroit: only pen-human's values are known (README), its batch is unverified; the others' are the same here,
-  unverified. The draft's table has other values for beta and the clip on several datasets.
-- Scores: last, 5 seeds; whether the paper's are last or best is unverified. Its AntMaze is v0.
+Paper / authors' code / here: where the two differ, this file follows the code.
+- (3): The paper's weight is exp((Q - V) / beta). The code has IQL's inverse temperatures and cap.
+- (1): The paper's appendix clips z on both sides, the code only above. A clipped sample has no gradient, so V
+  can be stuck far below Q (EQL's runs away). The tables call the clip "Grad Clip".
+- (6): The paper squares the error. LayerNorm on V is in the code only. On AntMaze the code leaves (8) out.
+- In (2) only, --num-random adds uniform actions and --noise moves the data's: both ask Q about actions that
+  the data lack. --value-steps repeats (2) on a batch. Four datasets of --config tuned use one of the three,
+  and Adroit the first.
+- The default is one setting per domain, from the authors' "consistent" scripts, which start one dataset of
+  each domain. --config tuned has six values per dataset, from their other scripts, chosen by score. One is
+  the batch size, on which m depends.
+- The authors' README contradicts these scripts: antmaze-large-play has beta 0.8 there (scripts: 0.6), and
+  halfcheetah-medium-expert one random action (scripts: none). It names the scripts for reproduction, and this
+  file follows them. Adroit alone is the README's, as its script starts kitchen-mixed instead. The README has
+  pen-human only; the other tasks have the same values here, unverified.
+- The scripts run six seeds, the older draft has 5 on MuJoCo; our table has 5. Whether the paper's scores are
+  last or best is unverified. The draft has other values of beta and the clip. The paper's AntMaze is v0.
 
-Logged: as in iql.py, with value_loss (2), never negative; weight 1 to 25; max, m of (1), 0 to the clip;
-clipped, share of the batch with z at the clip, V after its step, near 0: otherwise V is stuck below q.
+Logged: as in iql.py, but for these. value_loss is (2), never negative. weight is the mean of (3), 1 to 25.
+max is m of (1), 0 to the clip. clipped is the share of the batch with z at the clip, with the V just updated;
+it is near 0, or V is stuck below q.
 
 Read before: iql.py (54 lines of code differ).
 Run: python algorithms/xql.py --env hopper-medium-v2
@@ -112,7 +121,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, dropout: float = 0.0, rng: torch.Generator | None = None) -> Tensor:
         x = x.expand(len(self.weights[0]), -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)
             if dropout and i < 2:  # of hidden units; before ReLU is the same as after it
                 x = x * (torch.rand(x.shape, generator=rng, device=x.device) >= dropout) / (1 - dropout)
         return x
@@ -128,8 +139,8 @@ class Actor(MLP):
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
         log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        z = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        error = (action - mean) * torch.exp(-log_std)
+        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -183,8 +194,8 @@ class XQL:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), **adam)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), **adam)
-        self.time = torch.zeros((), device=data.device)  # updates done, where a CUDA graph can read them
         self.step = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (8)
 
     def value_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States and actions of (2): the data's, and what --num-random or --noise make of them."""
@@ -205,12 +216,12 @@ class XQL:
         m = z.max().clamp(min=-1).detach()  # (1)
         return (torch.exp(z - m) - z * torch.exp(-m) - torch.exp(-m)).mean(), m  # (2)
 
-    def weight(self, advantage: Tensor) -> Tensor:
+    def imitation_weight(self, advantage: Tensor) -> Tensor:
         return torch.exp(self.args.inverse_temperature * advantage).clamp(max=100)  # (3), code: not 1 / beta
 
-    def actor_loss(self, batch: Batch, weight: Tensor) -> Tensor:
+    def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(weight * log_prob).mean()  # (4)
+        return -(imitation_weight * log_prob).mean()  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
         return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
@@ -220,8 +231,8 @@ class XQL:
         return huber.mean(1).sum()  # (6), code: not squared
 
     def actor_lr(self) -> Tensor:
-        done = (self.time / self.args.updates * self.args.cosine).clamp(max=1)  # past its end it stays at 0
-        return self.args.lr * (1 + torch.cos(math.pi * done)) / 2  # (8)
+        progress = (self.count / self.args.updates * self.args.cosine).clamp(max=1)  # 1 past the end
+        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1
@@ -237,17 +248,18 @@ class XQL:
             self.descend(self.value_optimizer, value_loss)
         with torch.no_grad():
             v, next_v = self.value(torch.cat([batch.obs, batch.next_obs])).chunk(2)  # code: the new V
-            weight, target = self.weight(q - v), self.critic_target(batch, next_v)
-        actor_loss = self.actor_loss(batch, weight)
+            imitation_weight, target = self.imitation_weight(q - v), self.critic_target(batch, next_v)
+        actor_loss = self.actor_loss(batch, imitation_weight)
         self.actor_optimizer.param_groups[0]["lr"] = actor_lr = self.actor_lr()
         self.descend(self.actor_optimizer, actor_loss)
         critic_loss = self.critic_loss(self.critics(batch.obs, batch.action), target)
         self.descend(self.critic_optimizer, critic_loss)
         polyak(self.target_critics, self.critics, self.args.tau)
-        self.time += 1
+        self.count += 1
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
-                "v": v.mean(), "advantage": (q - v).mean(), "weight": weight.mean(), "actor_lr": actor_lr,
-                "capped": (weight >= 100).float().mean(), "log_std": self.actor.log_std.mean(),
+                "v": v.mean(), "advantage": (q - v).mean(), "weight": imitation_weight.mean(),
+                "actor_lr": actor_lr, "capped": (imitation_weight >= 100).float().mean(),
+                "log_std": self.actor.log_std.mean(),
                 "max": m, "clipped": (q > v + self.args.clip * self.args.beta).float().mean()}
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

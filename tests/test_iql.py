@@ -77,16 +77,16 @@ def test_value_gradient_by_hand(u, expected):
 
 
 def test_weights_by_hand():
-    weights = make(inverse_temperature=3.0).weight(torch.tensor([0.0, 1.0, 2.0, 1e4, -1e4]))
+    weights = make(inverse_temperature=3.0).imitation_weight(torch.tensor([0.0, 1.0, 2.0, 1e4, -1e4]))
     torch.testing.assert_close(weights, torch.tensor([1.0, 20.0855, 100.0, 100.0, 0.0]), rtol=1e-5, atol=1e-6)
     agent = make(inverse_temperature=10.0)
-    assert agent.weight(torch.tensor(math.log(100) / 10 + 1e-4)) == 100 > agent.weight(torch.tensor(0.4604))
+    assert agent.imitation_weight(torch.tensor(math.log(100) / 10 + 1e-4)) == 100 > agent.imitation_weight(torch.tensor(0.4604))
 
 
 def test_inverse_temperature_zero_is_behaviour_cloning():
     agent = make(inverse_temperature=0.0)
     batch = agent.data.sample(32, agent.rng)
-    loss = agent.actor_loss(batch, agent.weight(torch.randn(32)))
+    loss = agent.actor_loss(batch, agent.imitation_weight(torch.randn(32)))
     mean, std = agent.actor.act(batch.obs), agent.actor.log_std.exp()
     expected = -torch.distributions.Normal(mean, std).log_prob(batch.action).sum(-1).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -126,7 +126,7 @@ def recorded(agent, name):
 
 
 def test_policy_and_critics_see_the_value_of_this_update(agent):
-    before, weights, targets = twin(agent), recorded(agent, "weight"), recorded(agent, "critic_target")
+    before, weights, targets = twin(agent), recorded(agent, "imitation_weight"), recorded(agent, "critic_target")
     log = agent.update()
     (advantage,), _ = weights[0]
     (batch, next_v), target = targets[0]
@@ -146,7 +146,7 @@ def test_each_loss_reaches_its_own_parameters_only(agent):
     networks = dict(actor=agent.actor, value=agent.value, critics=agent.critics, target_critics=agent.target_critics)
     with torch.no_grad():
         q = agent.target_critics(batch.obs, batch.action).min(0).values
-    losses = dict(value=value_loss(agent, q, agent.value(batch.obs)), actor=agent.actor_loss(batch, agent.weight(q)),
+    losses = dict(value=value_loss(agent, q, agent.value(batch.obs)), actor=agent.actor_loss(batch, agent.imitation_weight(q)),
                   critics=agent.critic_loss(agent.critics(batch.obs, batch.action), agent.critic_target(batch, q)))
     for name, loss in losses.items():
         for network in networks.values():
@@ -164,7 +164,7 @@ def test_an_update_moves_everything_and_the_targets_by_tau(agent):
         assert not torch.equal(parameters(getattr(agent, name)), parameters(getattr(before, name)))
     start = parameters(before.target_critics)
     torch.testing.assert_close(parameters(agent.target_critics), start + 0.005 * (parameters(agent.critics) - start), rtol=0, atol=1e-7)
-    assert agent.step == 1 and agent.time.item() == 1
+    assert agent.step == 1 and agent.count.item() == 1
 
 
 def test_advantage_is_of_the_target_twins_minimum(agent):
@@ -225,7 +225,7 @@ def test_cosine_ends_at_zero_and_stays_there(make_one):
 def test_the_optimiser_steps_by_the_schedules_rate(make_one):
     """Adam's first step is the rate times the gradient's sign."""
     agent = make_one(updates=8)
-    agent.time += 4  # half way
+    agent.count += 4  # half way
     before = parameters(agent.actor)
     agent.update()
     moved = (parameters(agent.actor) - before).abs().max()

@@ -89,8 +89,8 @@ def test_guard_changes_nothing_within_the_clamp():
 
 def test_weights_by_hand():
     sql, eql = make("sql", 3.0), make("eql", 2.0)
-    torch.testing.assert_close(sql.weight(torch.tensor([-1.0, 0.0, 0.5, 150.0])), torch.tensor([0.0, 0.0, 0.5, 100.0]))
-    torch.testing.assert_close(eql.weight(torch.tensor([0.0, 0.5, 1.0, 1e6])), torch.tensor([1.0, 12.1825, 100.0, 100.0]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(sql.imitation_weight(torch.tensor([-1.0, 0.0, 0.5, 150.0])), torch.tensor([0.0, 0.0, 0.5, 100.0]))
+    torch.testing.assert_close(eql.imitation_weight(torch.tensor([0.0, 0.5, 1.0, 1e6])), torch.tensor([1.0, 12.1825, 100.0, 100.0]), rtol=1e-5, atol=0)
 
 
 def test_derivation():

@@ -90,8 +90,8 @@ def test_huber_and_the_sum_over_critics():
 
 def test_weights_do_not_depend_on_beta():
     for beta in (0.5, 5.0):
-        torch.testing.assert_close(make(beta=beta).weight(torch.tensor([1.0])), torch.tensor([20.0855]), rtol=1e-5, atol=0)
-    assert make(inverse_temperature=10.0).weight(torch.tensor([0.5])) == 100
+        torch.testing.assert_close(make(beta=beta).imitation_weight(torch.tensor([1.0])), torch.tensor([20.0855]), rtol=1e-5, atol=0)
+    assert make(inverse_temperature=10.0).imitation_weight(torch.tensor([0.5])) == 100
 
 
 def test_random_actions_are_in_the_value_loss_only():
@@ -103,7 +103,7 @@ def test_random_actions_are_in_the_value_loss_only():
     with torch.no_grad():
         q = before.target_critics(batch.obs, batch.action).min(0).values
         torch.testing.assert_close(value[0][0][0][:32], q)
-        torch.testing.assert_close(actor[0][0][1], agent.weight(q - agent.value(batch.obs)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actor[0][0][1], agent.imitation_weight(q - agent.value(batch.obs)), rtol=1e-4, atol=1e-5)
     obs, action = agent.value_batch(batch)
     assert torch.equal(obs, batch.obs.repeat(3, 1)) and torch.equal(action[:32], batch.action)
     assert action[32:].min() < -0.8 and action[32:].max() > 0.8 and abs(action[32:].mean()) < 0.15
