@@ -5,17 +5,16 @@ golden/README.md tells where the numbers come from, what a recipe is, and how a 
 
 import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests import recipe
+from tests.helpers import ROOT
 from tests.recipe import A, S
 
-ROOT = Path(__file__).parent
-GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "golden").glob("*.json"))}
+GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "tests/golden").glob("*.json"))}
 AGENTS = dict(td3_bc="TD3BC", sac_n="SACN", edac="EDAC", pbrl="PBRL", rorl="RORL", bc="BC", iql="IQL", sql_eql="IVR", xql="XQL",
               awac="AWAC", one_step="OneStep")
 NETWORKS = {  # an agent's attribute -> the networks side by side in it
@@ -199,7 +198,7 @@ def test_every_update_equals_the_authors(algorithm, case):
 
 
 def test_every_file_has_golden_numbers():
-    assert set(GOLDEN) == set(AGENTS) == {path.stem for path in (ROOT.parent / "algorithms").glob("*.py")}
+    assert set(GOLDEN) == set(AGENTS) == {path.stem for path in (ROOT / "algorithms").glob("*.py")}
 
 
 @pytest.mark.parametrize("algorithm", GOLDEN)
