@@ -34,6 +34,7 @@ class Dataset:
     `name`: as given; `task`: the D4RL name or Minari id it belongs to, None for own arrays; `source`: facts for a run's
     config (kind d4rl, minari, file or standin, path, sha256, view, rows); `rows`: (N, 2 S + A + 2) float32, a row a
     transition, so that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
+    `last_next_action`: (E, A), the action after each episode's last row, NaN where unknown; None: unknown everywhere.
     """
     name: str
     task: str | None
@@ -42,6 +43,7 @@ class Dataset:
     obs_size: int
     action_size: int
     episodes: Tensor
+    last_next_action: Tensor | None = None
 
     def __post_init__(self):
         self.device = self.rows.device
@@ -60,25 +62,35 @@ class Dataset:
         return self._split(self.rows[index])
 
     @cached_property
+    def next_action(self) -> Tensor:
+        """(N, A): the next row's action, or `last_next_action`; 0 at a true end, which needs none."""
+        found, last = self.action.roll(-1, 0), self.episodes[:, 1].to(self.device) - 1
+        found[last] = torch.nan if self.last_next_action is None else self.last_next_action.to(self.device)
+        found[self.done > 0] = 0.0
+        return found
+
+    @cached_property
     def followed(self) -> Tensor:
-        """Rows whose episode has a next action, that of the next row, and true ends, which need none."""
-        known = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
-        last = self.episodes[:, 1].to(self.device) - 1
-        known[last] = self.done[last] > 0
-        return known.nonzero()[:, 0]
+        """Rows whose next action is known, and true ends."""
+        return self.next_action.isfinite().all(1).nonzero()[:, 0]
 
     def sample_sarsa(self, batch_size: int, rng: torch.Generator) -> tuple[Batch, Tensor]:
         """As `sample`, of `followed` rows, and the next action (B, A), which means nothing at a true end."""
         index = torch.randint(len(self.followed), (batch_size,), generator=rng, device=self.device)
         index = self.followed[index]
-        return self._split(self.rows[index]), self.action[(index + 1).clamp(max=len(self.rows) - 1)]
+        return self._split(self.rows[index]), self.next_action[index]
 
     def subset(self, index: Tensor) -> "Dataset":
-        """Some rows (M,) int64, ascending, as a dataset with statistics of its own; a gap ends an episode."""
+        """Some rows (M,) int64, ascending, as a dataset with statistics of its own.
+
+        A gap ends an episode; what was done after the row before it stays known.
+        """
         episode = torch.searchsorted(self.episodes[:, 1].contiguous(), index.cpu(), right=True)
         cuts = (((episode.diff() > 0) | (index.cpu().diff() > 1)).nonzero()[:, 0] + 1).tolist()
         episodes = torch.tensor([[0, *cuts], [*cuts, len(index)]]).T
+        last = index.cpu()[episodes[:, 1] - 1].to(self.device)
         return replace(self, rows=self.rows[index.to(self.device)], episodes=episodes,
+                       last_next_action=self.next_action[last].cpu(),
                        source=self.source | {"rows": len(index)})
 
 
@@ -88,16 +100,17 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
 
     `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A) in [-1, 1],
     rewards (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
-    `qlearning_dataset` (no rows that a timeout cuts, no last row); next_obs, every row, timeouts as ordinary ones;
-    auto, d4rl for D4RL names and files without next_observations. `reward`: a key of REWARDS. `standin`: may one of
-    `standin_rows` replace a D4RL dataset that cannot be had. InputError: what is wrong, in one line, and what to do.
+    `qlearning_dataset` (no rows that a timeout cuts, no last row; only their actions stay, as next actions); next_obs,
+    every row, timeouts as ordinary ones; auto, d4rl for D4RL names and files without next_observations. `reward`: a key
+    of REWARDS. `standin`: may one of `standin_rows` replace a D4RL dataset that cannot be had. InputError: what is
+    wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
         raise InputError(f"--reward {reward} is unknown; choose from {', '.join(REWARDS)}")
     arrays, source = read_arrays(env, standin, standin_rows)
     if view == "auto":
         view = "d4rl" if source["kind"] in ("d4rl", "standin") or "next_observations" not in arrays else "next_obs"
-    columns, episodes = transitions(arrays, view, env, D4RL.get(env))
+    columns, episodes, last_next_action = transitions(arrays, view, env, D4RL.get(env))
     with np.errstate(divide="ignore", invalid="ignore"):
         columns[2] = REWARDS[reward](columns[2].astype(np.float64), episodes[:, 0])
     if not np.isfinite(columns[2]).all():
@@ -106,13 +119,17 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
     task = env.removeprefix("d4rl/").replace("/", "-", 1) if env.startswith("d4rl/") else env  # of to_minari
     return Dataset(env, None if source["kind"] == "file" else task, source | {"view": view, "rows": len(rows)},
-                   torch.from_numpy(rows).to(device), *(c.shape[1] for c in columns[:2]), torch.from_numpy(episodes))
+                   torch.from_numpy(rows).to(device), *(c.shape[1] for c in columns[:2]), torch.from_numpy(episodes),
+                   None if last_next_action is None else torch.from_numpy(last_next_action).float())
 
 
-def transitions(arrays: dict, view: str, name: str, facts: dict | None = None) -> tuple[list[np.ndarray], np.ndarray]:
-    """[obs, action, reward, next_obs, done] of a view, and its episodes' bounds (E, 2).
+def transitions(arrays: dict, view: str, name: str, facts: dict | None = None
+                ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """[obs, action, reward, next_obs, done] of a view, its episodes' bounds (E, 2) and `last_next_action` (E, A).
 
     next_obs: the file's own, else the next row's; at a terminal row of a file without (masked), the row's own.
+    last_next_action: the view d4rl drops the row of a timeout, so that row's action follows the last kept one; the view
+    next_obs keeps it, and what would have been done after it is unknown: None.
     """
     obs, terminals, next_obs = arrays["observations"], arrays["terminals"], arrays.get("next_observations")
     if view != "d4rl" and (view != "next_obs" or next_obs is None):
@@ -126,7 +143,8 @@ def transitions(arrays: dict, view: str, name: str, facts: dict | None = None) -
     ends = terminals | timeouts
     cuts = np.flatnonzero(np.diff((np.cumsum(ends) - ends)[keep])) + 1  # where the number of the episode changes
     episodes = np.stack([np.r_[0, cuts], np.r_[cuts, len(keep)]], axis=1).astype(np.int64)
-    return [x[keep] for x in (obs, arrays["actions"], arrays["rewards"], next_obs, terminals)], episodes
+    columns = [x[keep] for x in (obs, arrays["actions"], arrays["rewards"], next_obs, terminals)]
+    return columns, episodes, arrays["actions"][keep[episodes[:, 1] - 1] + 1] if view == "d4rl" else None
 
 
 def _timeouts(arrays, name, facts):

@@ -145,20 +145,56 @@ def test_next_obs_view_keeps_every_row(tmp_path):
     assert data.episodes.tolist() == [[0, 18], [18, 34], [34, 50]]
 
 
-def test_next_actions_are_of_the_same_episode(tmp_path):
-    """Rows: 0-17 end truly, 18-33 by a timeout, 34-49 by the end of the file; the last two have no next action."""
-    f = arrays()
-    data = load_dataset(save(tmp_path / "f.npz", f))
+def drawn_with_next_actions(data, f) -> dict[int, np.ndarray]:
+    """{row in the file: its next action} of many draws."""
     batch, next_action = data.sample_sarsa(4000, torch.Generator().manual_seed(0))
     number = {obs.tobytes(): i for i, obs in enumerate(f["observations"])}
-    drawn = np.array([number[obs.numpy().tobytes()] for obs in batch.obs])
-    assert sorted(set(drawn)) == [i for i in range(50) if i not in (33, 49)]
-    known = drawn != 17
-    np.testing.assert_array_equal(next_action.numpy()[known], f["actions"][drawn[known] + 1])
-    assert (batch.done.numpy() == ~known).all()
-    data = load_dataset(f"{tmp_path}/f.npz", view="d4rl")  # rows 33 and 49 are gone, and 32's and 48's next actions with them
-    drawn = {number[obs.numpy().tobytes()] for obs in data.sample_sarsa(4000, torch.Generator().manual_seed(0))[0].obs}
-    assert sorted(drawn) == [i for i in range(50) if i not in (32, 33, 48, 49)]
+    return {number[obs.numpy().tobytes()]: action.numpy() for obs, action in zip(batch.obs, next_action)}
+
+
+@pytest.mark.parametrize("view, without", [("next_obs", ()), ("d4rl", ()), ("d4rl", ("next_observations",))])
+def test_next_actions_are_the_files(tmp_path, view, without):
+    """Rows: 0-17 end truly, 18-33 by a timeout, 34-49 by the end of the file.
+
+    Nothing follows rows 33 and 49 in view next_obs. View d4rl has no such rows; the actions after 32 and 48 are theirs.
+    """
+    f = arrays(without=without)
+    data = load_dataset(save(tmp_path / "f.npz", f), view=view)
+    drawn = drawn_with_next_actions(data, f)
+    assert sorted(drawn) == [i for i in range(50) if i not in (33, 49)]
+    for row in set(drawn) - {17}:
+        np.testing.assert_array_equal(drawn[row], f["actions"][row + 1])
+    assert np.isfinite(drawn[17]).all()  # it means nothing, but 0 times it must be 0
+    assert len(data.followed) == 48 and len(data.rows) == (50 if view == "next_obs" else 48)
+
+
+def test_next_actions_by_hand(tmp_path):
+    """Ten rows whose actions are 0.0 to 0.9: a true end at row 2, timeouts at 5 and, straight after it, 6; the file ends at 9."""
+    f = arrays(10, (2,), (5, 6), action_size=1)
+    f["actions"] = np.arange(10, dtype=np.float32)[:, None] / 10
+    kept = load_dataset(save(tmp_path / "f.npz", f), view="d4rl")  # rows 0 1 2 | 3 4 | 7 8
+    assert kept.episodes.tolist() == [[0, 3], [3, 5], [5, 7]] and kept.followed.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    expected = [0.1, 0.2, 0.0, 0.4, 0.5, 0.8, 0.9]  # 0 at the true end
+    np.testing.assert_allclose(kept.next_action[:, 0], expected)
+    np.testing.assert_allclose(kept.last_next_action[:, 0], [0.3, 0.5, 0.9])
+    every = load_dataset(f"{tmp_path}/f.npz", view="next_obs")
+    assert every.followed.tolist() == [0, 1, 2, 3, 4, 7, 8] and every.last_next_action is None
+    np.testing.assert_allclose(every.next_action[:, 0], [0.1, 0.2, 0.0, 0.4, 0.5, np.nan, np.nan, 0.8, 0.9, np.nan])
+    for data, index, followed, found in (
+            (kept, [0, 2, 4, 5], [0, 1, 2, 3], [0.1, 0.0, 0.5, 0.8]),  # gaps, the row before a timeout, half an episode
+            (every, [0, 2, 4, 5, 7, 9], [0, 1, 2, 4], [0.1, 0.0, 0.5, np.nan, 0.8, np.nan])):
+        part = data.subset(torch.tensor(index))
+        assert part.followed.tolist() == followed
+        np.testing.assert_allclose(part.next_action[:, 0], found)
+        again = part.subset(torch.arange(1, len(index)))
+        np.testing.assert_allclose(again.next_action[:, 0], found[1:])
+
+
+def test_terminal_rows_without_next_actions(tmp_path):
+    """The last row of a file is a true end: the view next_obs draws it, the view d4rl has lost it."""
+    f = arrays(6, (2, 5), ())
+    assert load_dataset(save(tmp_path / "f.npz", f), view="next_obs").followed.tolist() == [0, 1, 2, 3, 4, 5]
+    assert load_dataset(f"{tmp_path}/f.npz", view="d4rl").followed.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_subset(tmp_path):
@@ -183,11 +219,11 @@ def test_random_flags_equal_the_loop(seed, with_next):
     rows, numbers, labels = qlearning_loop(f)
     rows[:, 7:11] = (f["next_observations"] if with_next else np.where(f["terminals"][:, None], f["observations"],
                                                                         np.roll(f["observations"], -1, axis=0)))[numbers]
-    columns, episodes = transitions(f, "d4rl", "f", None)
+    columns, episodes, _ = transitions(f, "d4rl", "f", None)
     np.testing.assert_array_equal(np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1), rows)
     assert episodes.tolist() == bounds(labels)
     if with_next:
-        columns, episodes = transitions(f, "next_obs", "f", None)
+        columns, episodes, _ = transitions(f, "next_obs", "f", None)
         np.testing.assert_array_equal(columns[3], f["next_observations"])
         np.testing.assert_array_equal(columns[4], f["terminals"])
         ends = np.flatnonzero(f["terminals"] | f["timeouts"] | (np.arange(40) == 39)) + 1

@@ -4,12 +4,13 @@ import math
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from algorithms.one_step import PAPER, Args, OneStep
 from benchmark.engine.runs import Run, load_agent
-from common.data import Dataset
+from common.data import Dataset, load_dataset
 from common.run import snapshot
 from tests.helpers import make_data, parameters, twin
 
@@ -299,6 +300,25 @@ def test_sarsa_takes_the_datas_next_action(agent):
     alive = [k for k, row in enumerate(rows) if not data.done[row]]
     assert len(alive) > 16 and max(rows[k] for k in alive) < 255
     assert torch.equal(next_action[alive], data.action[[rows[k] + 1 for k in alive]])
+
+
+def test_sarsa_takes_the_action_of_the_row_that_a_timeout_cuts(tmp_path):
+    """Rows 0 1 2 | 3 4 5, a timeout at 2: the view d4rl keeps 0 1 | 3 4, and 1's next action is row 2's; Q(s, a) = 10 a.
+
+    Targets are 1 + 10 gamma a'; row 4's a' is that of row 5. With gamma 1/2 they are 1.5, 2, 3 and 3.5.
+    """
+    action = np.array([[0.0], [0.1], [0.2], [0.3], [0.4], [0.5]])
+    np.savez(tmp_path / "six.npz", observations=np.arange(6.0)[:, None], actions=action, rewards=np.ones(6),
+             terminals=np.zeros(6, bool), timeouts=np.arange(6) == 2)
+    agent = OneStep(Args(updates=30, gamma=0.5, **SMALL), load_dataset(str(tmp_path / "six.npz")), seed=0)
+    agent.target_critics.forward = lambda obs, action: 10 * action[:, 0]
+    agent.critics.forward = lambda obs, action: torch.zeros(len(obs))
+    batch, next_action = agent.data.sample_sarsa(200, agent.rng)
+    for row, target in {0: 1.5, 1: 2.0, 3: 3.0, 4: 3.5}.items():
+        mine = batch.obs[:, 0] == row
+        assert mine.any()
+        loss, _ = agent.sarsa(type(batch)(*(column[mine] for column in batch)), next_action[mine])
+        assert loss.item() == pytest.approx(target**2)
 
 
 @pytest.mark.parametrize("updates, stages, expected", [

@@ -44,7 +44,7 @@ def read(name: str, standin: bool, rows: int) -> View:
     arrays, source = read_arrays(name, standin, rows)
     if standin and source["kind"] != "standin":
         raise InputError(f"D4RL's own {name} is in the cache; leave --standin out, or set SOLO_CACHE to another folder")
-    columns, episodes = transitions(arrays, "d4rl", name, D4RL[name])
+    columns, episodes, _ = transitions(arrays, "d4rl", name, D4RL[name])
     ends = np.zeros(len(columns[0]), bool)
     ends[episodes[:, 1] - 1] = True
     return View(columns, ends)
