@@ -1,31 +1,36 @@
 """AWAC: Accelerating Online Reinforcement Learning with Offline Datasets. Nair et al. 2020, arXiv:2006.09359.
 
-An actor-critic whose actor never asks the critics for a gradient. They learn by ordinary TD; it imitates the
-dataset's actions, each with a weight that grows exponentially with how much better it is than what the policy
-would do. So it stays close to the data without a model of them. The paper then goes on online; not here.
+An actor-critic whose actor never asks the critics for a gradient. They learn by ordinary TD. The actor
+imitates the dataset's actions, each with a weight that grows exponentially with how much better it is than
+the policy's own. So it stays close to the data without a model of them. The paper's online part is not here.
 
-    y = r + gamma (1 - d) min_k Qk'(s', a'),  a' = clip(mean + std xi, -1, 1) at s', no gradient           (1)
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+is the mean over a batch. At a state, pi has a mean and a std; xi ~ N(0, I), and clip is to [-1, 1].
+
+    y = r + gamma (1 - d) min_k Qk'(s', a'),  a' = clip(mean + std xi) at s', no gradient                  (1)
     critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                            (2)
-    A = min_k Qk(s, a) - min_k Qk(s, a~),  a~ = clip(mean + std xi, -1, 1) at s, no gradient               (3)
-    exp_clip: w = min(exp(A / lambda), 100);  batch_softmax: w = B softmax_b(A / lambda)                   (4)
+    advantage = min_k Qk(s, a) - min_k Qk(s, a~),  a~ = clip(mean + std xi) at s, no gradient              (3)
+    exp_clip: w = min(exp(advantage / lambda), 100);  batch_softmax: w = B softmax_b(advantage / lambda)   (4)
     log pi(a|s) = sum_i log N(a_i; mean_i, std_i), without tanh                                            (5)
     actor loss = -mean_b w log pi(a|s)                                                                     (6)
 
-Paper / authors' code / here (CORL's variant, which made the v2 numbers):
-- (3): the authors take the critics before their step, CORL those after it. Here: after.
-- (4): for the paper's normaliser, intractable, the authors have a softmax over the batch, CORL a cap. Here:
-  CORL's, on A / lambda, before exp can overflow. lambda divides: 0.3333 and 0.1 are 3 and 10 of IQL's kind.
-- (5): the authors' mean is a tanh, their log std -6 + 6 sigmoid(u), -3 at first: --bounded. Here: CORL's,
-  both free, std 1 at first. The authors do not clip the samples of (1) and (3); here, always.
-- The authors have other MuJoCo values: actor 4 x 256 with weight decay 1e-4, critics 2 x 256, lambda 2, batch
-  128, 50,000 updates offline; on hand tasks, no terminals, advantages up to 0.5. Here: CORL's, for v0 too.
+Paper / authors' code / here (CORL's variant and values, for v0 too; this library made the v2 numbers):
+- (3): The authors take the critics before their step. CORL and this file take those after it.
+- (4): The paper's normaliser is intractable. In its place the authors have a softmax over the batch, CORL a
+  cap. Here the cap is on advantage / lambda, before exp can overflow. IQL's temperature is 1 / lambda.
+- (5): --bounded is the authors' policy: its mean is a tanh, its log std -6 + 6 sigmoid(u), -3 at first. The
+  authors start its layers with biases 0, hidden weights within 1/16 and output weights within 1e-3; here they
+  start as PyTorch's. CORL's mean and log std are free, std 1 at first. The authors never clip in (1), (3).
+- The authors' MuJoCo values: actor 4 x 256 with weight decay 1e-4, critics 2 x 256, lambda 2, batch 128,
+  50,000 updates offline. For hand tasks: both 2 x 256, lambda 0.5, 25,000 updates, critics clamped at <= 0,
+  no true ends, a~ the policy's mean, advantages up to 0.5. CORL evaluates every 1,000 updates.
 
-Logged: critic_loss (2); q, mean_b Q1(s, a), grows to about the discounted return and stays; advantage, mean
-of (3), 0, then below as the policy beats the data; weight, mean of (4), 1 to 40 (batch_softmax: 1); capped,
-share of weights above 99, up to 0.4; actor_loss (6), falls; log_std, its mean, falls from 0 to about -2
-(bounded: rises from -3).
+Logged: critic_loss is (2). q is mean_b Q1(s, a): it grows to about the discounted return. advantage is the
+mean of (3): 0, then below as the policy beats the data. weight is the mean of (4), 1 to 40 (batch_softmax:
+1). capped is the share of weights above 99, up to 0.4. actor_loss is (6) and falls. log_std is its mean and
+falls from 0 to about -2 (bounded: it rises from -3).
 
-Read before: td3_bc.py (73 lines of code differ).
+Read before: td3_bc.py (64 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2
 """
 
@@ -59,21 +64,21 @@ class Args(RunArgs):
     normalize: bool = True  # standardise observations with the dataset's mean and std
 
 
-PAPER = {f"{robot}-{level}-{v}": dict(temperature=0.3333) for v in ("v2", "v0")  # CORL's configs of awac
-         for robot in ("halfcheetah", "hopper", "walker2d")
+PAPER = {f"{robot}-{level}-{v}": dict(temperature=0.3333) for robot in ("halfcheetah", "hopper", "walker2d")
          for level in ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")
-         if f"{level}-{v}" != "full-replay-v0"}  # which D4RL does not have
+         for v in ("v2", "v0") if f"{level}-{v}" != "full-replay-v0"}  # CORL, configs/offline/awac
 PAPER |= {f"{task}-{level}-v1": dict(temperature=0.1) for task in ("pen", "door", "hammer", "relocate")
           for level in ("human", "cloned", "expert")}
-PAPER |= {f"maze2d-{x}-v1": dict(temperature=0.1, eval_episodes=100) for x in ("umaze", "medium", "large")}
+PAPER |= {f"maze2d-{maze}-v1": dict(temperature=0.1, eval_episodes=100) for maze in (
+    "umaze", "umaze-dense", "medium", "medium-dense", "large", "large-dense")}
 PAPER |= {f"antmaze-{maze}-v2": dict(temperature=0.1, reward="r-1", eval_episodes=100) for maze in (
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
 
 
 # same as td3_bc.py
-def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Parameter:
-    """PyTorch's default for linear layers, weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -fan_in**-0.5, fan_in**-0.5, generator=rng))
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
 class Actor(nn.Module):
@@ -85,15 +90,17 @@ class Actor(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         self.bounded = bounded
-        sizes = [obs_size, 256, 256, 256, action_size]
-        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.log_std = nn.Parameter(torch.zeros(action_size))  # bounded: u of (5)
+        sizes = [obs_size, 256, 256, 256, action_size]  # i**-0.5 is PyTorch's default bound for linear layers
+        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.log_std = nn.Parameter(torch.zeros(action_size))  # bounded: it is not the log std but u in (5)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:  # mean (B, A) and log std (A,)
         x = (obs - self.obs_mean) / self.obs_scale
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = nn.functional.linear(x if i == 0 else x.relu_(), weight, bias)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = nn.functional.linear(x, weight, bias)
         if self.bounded:
             return torch.tanh(x), -6 + 6 * torch.sigmoid(self.log_std)  # code: of the authors
         return x, self.log_std.clamp(-20, 2)
@@ -117,13 +124,15 @@ class Critics(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size + action_size, 256, 256, 256, 1]
-        self.weights = nn.ParameterList(uniform((2, i, o), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((2, 1, o), i, rng) for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(uniform((2, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((2, 1, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1).expand(2, -1, -1)  # (2, B, S + A)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias, x if i == 0 else x.relu_(), weight)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = torch.baddbmm(bias, x, weight)
         return x.squeeze(-1)
 
 
@@ -182,7 +191,7 @@ class AWAC:
         critic_loss.backward()
         self.critic_optimizer.step()
         mean, log_std = self.actor(batch.obs)  # one pass for the sample in (3) and for log pi(a|s)
-        advantage = self.advantage(batch, mean, log_std)  # CORL: of the critics just updated
+        advantage = self.advantage(batch, mean, log_std)  # code: CORL's, by the critics just updated
         weight = self.imitation_weight(advantage)
         actor_loss = self.actor_loss(self.actor.log_prob(mean, log_std, batch.action), weight)
         self.actor_optimizer.zero_grad()

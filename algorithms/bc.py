@@ -1,29 +1,34 @@
 """BC and 10%BC, behaviour cloning. 10%BC: Decision Transformer. Chen et al., NeurIPS 2021, arXiv:2106.01345.
 
-BC fits the dataset's actions by regression; rewards do not count. 10%BC first keeps the tenth of the
+BC fits the dataset's actions by regression. Rewards do not count. 10%BC first keeps the tenth of the
 trajectories with the largest returns. They are the floor of every table: a method that does not beat 10%BC on
 a mixed dataset has learnt nothing from its critic. --gaussian fits a distribution, as ATAC's warm start does.
 
+pi is the policy, and r_t is the reward in row t of a trajectory. mean_b is the mean over a batch, and
+mean_b,i that over the A dimensions of its actions as well. From (4) on, pi gives the mean and std of a
+Gaussian variable u, the action is tanh(u), H is its entropy, and alpha is the weight of H.
+
     actor loss = mean_b,i (pi(s)_i - a_i)^2                                                                (1)
-    G = sum_t gamma^t r_t of a trajectory, t from its first row                                            (2)
-    kept: all rows of the max(1, int(fraction K)) of K trajectories with the largest G                     (3)
+    G = sum_t gamma^t r_t of a trajectory, from t = 0 in its first row                                     (2)
+    kept: all rows of the max(1, int(fraction K)) trajectories with the largest G, of K                    (3)
     log pi(a|s) = sum_i [log N(u_i; mean_i, std_i) - log(1 - a_i^2 + 1e-6)],  a = tanh(u)                  (4)
     temperature loss = log_alpha (H + A), H a constant here;  H = -mean_b log pi(a~|s),  a~ ~ pi(s)        (5)
     --gaussian: actor loss = [-mean_b log pi(a|s) - alpha H] / max(1, alpha)                               (6)
 
-Paper / authors' code / here (for a paper: CORL, whose code made the numbers we compare with):
-- (2): CORL writes gamma 0.99 for BC, where it does nothing, and 1 for 10%BC. Here: 1, so that --fraction 0.1
-  is --config top-10. Of equal returns the later trajectory is kept, as in CORL.
-- (3): CORL cuts at true ends and every 1,000 rows; an episode that a timeout ends has 999 (its last is gone),
-  so cuts drift into the next one; the rest after the last cut is lost. Here: episodes (or --corl-split), of
-  the loader's rows as well: the reward of a row that a timeout cut is not in (2).
-- (4) to (6) and the network are ATAC's; its warm start has --lr 5e-4 --no-normalize. (4) is finite at a = 1.
+Paper / authors' code / here (BC has no paper; the code of CORL, a library, made the numbers):
+- (2): CORL writes gamma 0.99 for BC, where it does nothing, and 1 for 10%BC. Here it is 1 in both.
+- (3): CORL's sort is unstable: of equal returns it may keep any. Here the later trajectory is kept.
+- (3): CORL cuts at true ends and every 1,000 rows, and loses the rest after the last cut. But an episode that
+  a timeout ends has 999 rows, because D4RL's loader drops its last. So the cuts drift into the next episode.
+  Here trajectories are episodes (--corl-split: CORL's). In (2) the reward of a dropped row is missing anyway.
+- (4) to (6) and the network are ATAC's. It has --lr 5e-4 --no-normalize. (4) is finite at a = 1.
 
-Logged: actor_loss (1), falls fast, then slowly, to 0.01 to 0.2 on a policy's data; on random actions it stays
-near their variance, 0.33. --gaussian: actor_loss (6); nll, -mean_b log pi(a|s), falls, below 0 where actions
-are certain; entropy, H in (5), falls towards -A; alpha, falls while H is above -A; log_std, its mean, falls.
+Logged: actor_loss is (1). It falls fast, then slowly, to 0.01 to 0.2 on a policy's data; on random actions it
+stays near their variance, 0.33. With --gaussian it is (6). nll is -mean_b log pi(a|s): it falls, below 0
+where actions are certain. entropy is H in (5) and falls towards -A. alpha falls while H is above -A. log_std
+is its mean, and falls.
 
-Read before: td3_bc.py (80 lines of code differ).
+Read before: td3_bc.py (82 lines of code differ).
 Run: python algorithms/bc.py --env hopper-medium-v2 (--config top-10: 10%BC)
 """
 
@@ -59,7 +64,8 @@ PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walke
          for level in ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")}
 PAPER |= {f"{task}-{level}-v1": {} for task in ("pen", "door", "hammer", "relocate")
           for level in ("human", "cloned", "expert")}
-PAPER |= {f"maze2d-{size}-v1": dict(eval_episodes=100) for size in ("umaze", "medium", "large")}
+PAPER |= {f"maze2d-{maze}-v1": dict(eval_episodes=100) for maze in (
+    "umaze", "umaze-dense", "medium", "medium-dense", "large", "large-dense")}
 PAPER |= {f"antmaze-{maze}-v2": dict(eval_episodes=100) for maze in (
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")}
 TOP_10 = {env: values | dict(fraction=0.1) for env, values in PAPER.items()}  # CORL, bc_10
@@ -76,7 +82,7 @@ def best(data: Dataset, fraction: float, gamma: float, corl_split: bool) -> Data
     if not bounds or not 0 < fraction <= 1:
         raise InputError(f"--fraction {fraction} of {len(bounds)} trajectories: give 0 to 1"
                          f"{', and leave --corl-split out' * (not bounds)}")
-    returns = torch.stack([gamma ** torch.arange(t - s).double() @ reward[s:t] for s, t in bounds])  # (2)
+    returns = torch.stack([gamma ** torch.arange(j - i).double() @ reward[i:j] for i, j in bounds])  # (2)
     kept = returns.argsort(stable=True)[-max(1, int(fraction * len(bounds))):]  # (3), of equal ones the later
     index = torch.cat([torch.arange(*bounds[i]) for i in kept.sort().values])
     print(f"kept {len(kept):,} of {len(bounds):,} trajectories, {len(index):,} of {len(data.rows):,} rows")
@@ -84,9 +90,9 @@ def best(data: Dataset, fraction: float, gamma: float, corl_split: bool) -> Data
 
 
 # same as td3_bc.py
-def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Parameter:
-    """PyTorch's default for linear layers, weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -fan_in**-0.5, fan_in**-0.5, generator=rng))
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
 # same as td3_bc.py
@@ -97,14 +103,16 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
-        sizes = [obs_size, 256, 256, action_size]
-        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
+        sizes = [obs_size, 256, 256, action_size]  # i**-0.5 is PyTorch's default bound for linear layers
+        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor) -> Tensor:
         x = (obs - self.obs_mean) / self.obs_scale
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = nn.functional.linear(x if i == 0 else x.relu_(), weight, bias)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = nn.functional.linear(x, weight, bias)
         return torch.tanh(x)
 
     act = forward
@@ -122,7 +130,8 @@ class GaussianActor(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(outputs) for outputs, _ in sizes)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:  # mean and log std of u, each (B, A)
-        x, (*hidden, mean, log_std) = (obs - self.obs_mean) / self.obs_scale, zip(self.weights, self.biases)
+        *hidden, mean, log_std = zip(self.weights, self.biases)  # layers; the last two are the heads
+        x = (obs - self.obs_mean) / self.obs_scale
         for weight, bias in hidden:
             x = nn.functional.linear(x, weight, bias).relu_()
         return nn.functional.linear(x, *mean), nn.functional.linear(x, *log_std).clamp(math.log(1e-5), 2)
@@ -153,9 +162,10 @@ class BC:
     def actor_loss(self, batch: Batch) -> Tensor:
         return ((self.actor(batch.obs) - batch.action) ** 2).mean()  # (1)
 
-    def likelihood(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:  # -mean_b log pi(a|s), H, log std
+    def likelihood(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """-mean_b log pi(a|s), the entropy H of (5), and log std."""
         (mean, log_std), action = self.actor(batch.obs), batch.action.clamp(-1, 1)
-        u = 0.5 * torch.log((1 + action + 1e-6) / (1 - action + 1e-6))  # finite at 1
+        u = 0.5 * torch.log((1 + action + 1e-6) / (1 - action + 1e-6))  # the inverse of tanh, but finite at 1
         nll = -self.actor.log_prob(mean, log_std, u, action).mean()
         u = mean + log_std.exp() * torch.randn(mean.shape, generator=self.rng, device=self.data.device)
         return nll, -self.actor.log_prob(mean, log_std, u, torch.tanh(u)).mean(), log_std

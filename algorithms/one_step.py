@@ -1,31 +1,35 @@
 """One-step: Offline RL Without Off-Policy Evaluation. Brandfonbrener et al., NeurIPS 2021, arXiv:2106.08909.
 
-Value the data's own policy, improve on it once, stop. A clones the data into beta; B learns Q of beta by
-SARSA, which needs no action that is not in the data; C makes the data's better actions likelier. Nothing
-bootstraps from the new policy, so Q's errors at unseen actions cannot feed on themselves.
+Value the data's own policy, improve on it once, stop. Stage A clones the data into a policy beta. B learns
+its Q by SARSA, which needs no action that is not in the data. C copies beta as pi and makes the data's better
+actions likelier. Nothing bootstraps from pi, so Q's errors at unseen actions cannot feed on themselves. A
+prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+is the mean over a batch, mean_k that over ten draws u_k.
 
     A: cloning loss = -mean_b log beta(a|s)                                                                (1)
     B: y = r + gamma (1 - d) Q'(s', a'),  a' the data's next action                                        (2)
        critic loss = mean_b (Q(s, a) - y)^2                                                                (3)
-    C: A(s, a) = Q(s, a) - V(s),  V(s) = mean_k Q(s, u_k),  u_k ~ beta(s), k = 1..10                       (4)
-       w = min(exp(T A(s, a)), 100),  actor loss = -mean_b w log pi(a|s),  pi = beta at first              (5)
-       or, rev_kl: mean_b [-Q(s, a~) + alpha mean_k (log pi(u_k|s) - log beta(u_k|s))],  a~, u_k ~ pi(s)   (6)
-    pi(s), beta(s): N(mean, std) in each dimension,  mean in (-1, 1), log std in (-5, 0)                   (7)
+    C: advantage = Q(s, a) - mean_k Q(s, u_k),  u_k ~ beta(s)                                              (4)
+       exp_weight: actor loss = -mean_b w log pi(a|s),  w = min(exp(T advantage), 100)                     (5)
+       rev_kl: mean_b [-Q(s, a~) + alpha mean_k (log pi(u_k|s) - log beta(u_k|s))],  a~, u_k ~ pi(s)       (6)
+    pi(s), beta(s): N(mean, std) in each dimension,  mean in (-1, 1),  log std in (-5, 0)                  (7)
 
 Paper / authors' code / here:
-- (7): the configuration says truncated, but pi copies beta's object, a plain normal; plain ran. Here: plain.
-- u_k are not clipped: Q is asked outside [-1, 1]. (5) clamps a to +-(1 - 1e-4), (1) does not. Here: the code.
-- T, of 0.1 0.3 1 3 10 30, was chosen per dataset by the final score (alpha: of 0.03 0.1 0.3 1 3 10). Which is
-  not published, so unverified. Here: T = 3, alpha = 1 everywhere; sweep with --inverse-temperature.
-- "One-step" in other papers is Exp. Weight of Table 1 (rev_kl is mostly better); easy_bcq is not implemented.
-- The code trains the stages apart; here `stages` divides one run. Until C, evaluations play beta: compare
-  `last`, or the mean of the last 10 if C has 10. Table 1: 3 seeds, 100 episodes of the last policy.
+- (2): The code drops the row of a timeout but takes its action as a' of the row before. So does this file.
+  `--view next_obs` keeps that row for A and C; its a' is unknown, so B leaves it out.
+- As in the code, u_k in (4) may leave [-1, 1], and a is clamped to +-(1 - 1e-4) in (5), but not in (1).
+- T (of 0.1 0.3 1 3 10 30) and alpha (of 0.03 0.1 0.3 1 3 10) were chosen per dataset by the final score; the
+  choices are unpublished. The code's defaults are `reverse_kl`, which is (6), alpha 1, and T 0.01 in (5),
+  nearly cloning. Here: (5), T = 3, alpha = 1; sweep with --inverse-temperature. easy_bcq is left out.
+- (7): The code's configuration says truncated. But pi copies beta's object, a plain normal. Here: plain.
+- "One-step" in other papers is Exp. Weight of Table 1 (3 seeds, 100 episodes); rev_kl is mostly better.
+- The code trains the stages apart; here `stages` divides one run. Until C it plays beta: compare `last`.
 
-Logged: (each stage keeps the others' last values) critic_loss (3), level once Q' is; q, mean_b Q(s, a), rises
-to the data's mean discounted return; actor_loss (1), falls, may be negative, then (5) or (6); advantage, mean
-(4), near 0, or for (6) Q(s, a~) - Q(s, a), rises; capped, share of w = 100, healthy is < 0.1; kl in (6) or 0.
+Logged: a stage keeps the others' last values. critic_loss is (3). q is mean_b Q(s, a) and nears the mean
+discounted return. actor_loss is (1), may be negative, then (5) or (6). advantage averages (4), near 0; with
+rev_kl that of Q(s, a~) - Q(s, a), which rises. capped is the share of w = 100, healthy < 0.1. kl is (6)'s.
 
-Read before: td3_bc.py (100 lines of code differ).
+Read before: td3_bc.py (98 lines of code differ).
 Run: python algorithms/one_step.py --env hopper-medium-v2
 """
 
@@ -68,22 +72,25 @@ PAPER |= {f"{task}-cloned-v1": {} for task in ("pen", "hammer", "relocate", "doo
 
 
 # same as td3_bc.py
-def uniform(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> nn.Parameter:
-    """PyTorch's default for linear layers, weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -fan_in**-0.5, fan_in**-0.5, generator=rng))
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
 class Actor(nn.Module):
     """Raw obs (B, S) -> a normal over actions (B, A), not squashed; S -> H -> H -> 2 A, ReLU."""
 
-    def __init__(self, sizes: list[int], rng: torch.Generator):
+    def __init__(self, sizes: list[int], rng: torch.Generator):  # i**-0.5: PyTorch's default bound
         super().__init__()
-        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor) -> Normal:
+        x = obs
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = nn.functional.linear(obs if i == 0 else x.relu_(), weight, bias)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = nn.functional.linear(x, weight, bias)
         mean, log_std = torch.tanh(x).chunk(2, -1)
         return Normal(mean, (-5 + 2.5 * (log_std + 1)).exp(), validate_args=False)  # (7); checks would sync
 
@@ -96,13 +103,15 @@ class Critics(nn.Module):
 
     def __init__(self, sizes: list[int], rng: torch.Generator):
         super().__init__()
-        self.weights = nn.ParameterList(uniform((o, i), i, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((o,), i, rng) for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([obs.expand(*action.shape[:-1], -1), action], -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = nn.functional.linear(x if i == 0 else x.relu_(), weight, bias)
+            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
+                x = x.relu_()
+            x = nn.functional.linear(x, weight, bias)
         return x.squeeze(-1)
 
 
@@ -113,9 +122,9 @@ class OneStep:
         self.args, self.data, self.step = args, data, 0
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        (s, a), hidden = (data.obs_size, data.action_size), [args.hidden_size] * 2
-        self.actor = Actor([s, *hidden, 2 * a], init).to(data.device)  # beta in A and B, pi in C
-        self.critics = Critics([s + a, *hidden, 1], init).to(data.device)
+        hidden = [args.hidden_size] * 2
+        self.actor = Actor([data.obs_size, *hidden, 2 * data.action_size], init).to(data.device)  # pi in C
+        self.critics = Critics([data.obs_size + data.action_size, *hidden, 1], init).to(data.device)
         self.behaviour = deepcopy(self.actor).requires_grad_(False)  # beta, once A is over
         self.target_critics = deepcopy(self.critics).requires_grad_(False)  # Q'
         adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
@@ -190,7 +199,7 @@ class OneStep:
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
     if not len(data.followed):  # which (2) draws
-        raise InputError(f"{data.name}: no row has a next action in its episode; one-step RL needs them")
+        raise InputError(f"{data.name}: no row has a next action; one-step RL needs them")
     agents = [OneStep(args, data, seed) for seed in args.seeds]
     update = side_by_side(agents)
     run = Run(args, agents)

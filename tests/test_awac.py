@@ -260,9 +260,10 @@ def test_networks_and_their_initialisation(agent):
 def test_settings():
     args = Args()
     assert (args.updates, args.batch_size, args.lr, args.gamma, args.tau, args.weight) == (1_000_000, 256, 3e-4, 0.99, 0.005, "exp_clip")
-    assert set(PAPER) <= set(D4RL) and len(PAPER) == 18 + 15 + 6 + 3 + 12
+    assert set(PAPER) <= set(D4RL) and len(PAPER) == 18 + 15 + 6 + 6 + 12
     assert {values["temperature"] for name, values in PAPER.items() if name.startswith(("half", "hop", "walk"))} == {0.3333}
     assert {values["temperature"] for name, values in PAPER.items() if not name.startswith(("half", "hop", "walk"))} == {0.1}
     assert {name for name, values in PAPER.items() if values.get("reward")} == {name for name in PAPER if "antmaze" in name}
     assert PAPER["antmaze-umaze-v2"] == dict(temperature=0.1, reward="r-1", eval_episodes=100)
-    assert PAPER["maze2d-large-v1"] == dict(temperature=0.1, eval_episodes=100) and PAPER["pen-human-v1"] == dict(temperature=0.1)
+    assert PAPER["maze2d-large-v1"] == PAPER["maze2d-umaze-dense-v1"] == dict(temperature=0.1, eval_episodes=100)
+    assert PAPER["pen-human-v1"] == dict(temperature=0.1)

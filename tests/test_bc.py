@@ -358,7 +358,7 @@ def test_settings():
     args = Args()
     assert (args.updates, args.batch_size, args.lr, args.fraction, args.gamma) == (1_000_000, 256, 3e-4, 1.0, 1.0)
     assert args.normalize and args.entropy_floor and not args.gaussian and not args.corl_split and args.reward == "raw"
-    assert set(PAPER) <= set(D4RL) and len(PAPER) == 18 + 3 + 6 + 12
+    assert set(PAPER) <= set(D4RL) and len(PAPER) == 18 + 6 + 6 + 12
     assert PAPER["hopper-full-replay-v2"] == PAPER["pen-cloned-v1"] == {}
-    assert PAPER["maze2d-umaze-v1"] == PAPER["antmaze-umaze-v2"] == dict(eval_episodes=100)
+    assert PAPER["maze2d-umaze-v1"] == PAPER["maze2d-large-dense-v1"] == PAPER["antmaze-umaze-v2"] == dict(eval_episodes=100)
     assert TOP_10 == {name: values | dict(fraction=0.1) for name, values in PAPER.items()}
