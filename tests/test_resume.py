@@ -28,12 +28,15 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
          "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second
 
 
-def common_flags(tmp_path, name, updates, eval_every=40):
+RARELY = ["--save-seconds", 10**6]  # once, at the end
+
+
+def common_flags(tmp_path, name, updates, eval_every=40, save=("--save-seconds", 0)):
     data = tmp_path / "hopper.npz"
     if not data.exists():
         write_npz(data)
     return ["--env", data, "--eval-env", "hopper-medium-v2", "--updates", updates, "--eval-every", eval_every, "--eval-episodes", 2, "--log-every", 7,
-            "--save-seconds", 0, "--runs", tmp_path / name]
+            "--runs", tmp_path / name, *save]
 
 
 def only_folder(path) -> Path:
@@ -70,7 +73,7 @@ def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
     """Update 42 is in the logs and not in the checkpoint; the evaluation of update 40 may be under way."""
     script, updates, flags, pause = ROOT / f"algorithms/{algorithm}.py", 64, FLAGS[algorithm], Pause(tmp_path / "pause")
     seeds = ["--seeds", "0", "1"]
-    code, _, err = run_script(script, *common_flags(tmp_path, "whole", updates, 20), *flags, *seeds, "--eval-workers", 0)
+    code, _, err = run_script(script, *common_flags(tmp_path, "whole", updates, 20, RARELY), *flags, *seeds, "--eval-workers", 0)
     assert code == 0, err
     pause.at(42)
     killed = Script(script, *common_flags(tmp_path, "killed", updates, 20), *flags, *seeds, real=real, env=os.environ | pause.env)
@@ -81,7 +84,7 @@ def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
     assert code == -signal.SIGKILL and step == 41 and "\n42,1," in (folder / "log.csv").read_text()
     with open(folder / "log.csv", "a") as file:
         file.write("999,0,torn li")  # what a kill in the middle of a write leaves
-    code, out, err = run_script(script, "--resume", folder)
+    code, out, err = run_script(script, "--resume", folder, *RARELY)
     assert code == 0 and err == "", err
     assert "resumed at update 41" in out
     same_results(only_folder(tmp_path / "whole"), folder)
@@ -152,7 +155,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(algorithm, tmp_path):
     script, flags = ROOT / f"algorithms/{algorithm}.py", [*FLAGS[algorithm], "--eval-workers", 0]
     pause = Pause(tmp_path / "pause")
     pause.at(30)
-    old = Script(script, *common_flags(tmp_path, "old", 50), *flags, env=os.environ | pause.env)
+    old = Script(script, *common_flags(tmp_path, "old", 50, save=RARELY), *flags, env=os.environ | pause.env)
     old.until(lambda: pause.reached(30))
     old.end(signal.SIGTERM)
     path = only_folder(tmp_path / "old") / "checkpoint.pt"
@@ -160,7 +163,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(algorithm, tmp_path):
     (agent,) = state["agents"]
     agent["time"] = agent.pop("count").float()
     torch.save(state, path)
-    for words in (["--resume", path.parent], [*common_flags(tmp_path, "whole", 50), *flags]):
+    for words in (["--resume", path.parent], [*common_flags(tmp_path, "whole", 50, save=RARELY), *flags]):
         code, _, err = run_script(script, *words)
         assert code == 0, err
     same_results(only_folder(tmp_path / "whole"), path.parent)
@@ -169,7 +172,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(algorithm, tmp_path):
 def test_seeds_side_by_side_equal_seeds_alone(tmp_path):
     script, flags = ROOT / "algorithms/td3_bc.py", FLAGS["td3_bc"]
     for name, words in (("four", ["--seeds", 0, 1, 2, 3]), ("one", ["--seeds", 3, "--eval-workers", 0])):
-        code, _, err = run_script(script, *common_flags(tmp_path, name, 50), *flags, *words)
+        code, _, err = run_script(script, *common_flags(tmp_path, name, 50, save=RARELY), *flags, *words)
         assert code == 0, err
     four, one = only_folder(tmp_path / "four"), only_folder(tmp_path / "one")
     checkpoints = [torch.load(f / "checkpoint.pt", weights_only=True)["agents"] for f in (four, one)]
@@ -179,16 +182,16 @@ def test_seeds_side_by_side_equal_seeds_alone(tmp_path):
         assert rows[0] == rows[1] and len(rows[0]) > 1
 
 
-def endless(tmp_path, name, *words, **options):
+def endless(tmp_path, name, **options):
     """A run that goes on until it is stopped, once it has a log."""
-    script = Script(ROOT / "algorithms/td3_bc.py", *common_flags(tmp_path, name, ENDLESS), *FLAGS["td3_bc"], *words, **options)
+    script = Script(ROOT / "algorithms/td3_bc.py", *common_flags(tmp_path, name, ENDLESS, save=RARELY), *FLAGS["td3_bc"], **options)
     script.until(lambda: list((tmp_path / name).glob("*/log.csv")))
     return script
 
 
 @pytest.mark.parametrize("real", [True, False])
 def test_ctrl_c_saves_and_names_the_command(real, tmp_path):
-    code, _, err = endless(tmp_path, "stopped", "--save-seconds", 10**6, real=real, cwd=ROOT).end(signal.SIGINT)
+    code, _, err = endless(tmp_path, "stopped", real=real, cwd=ROOT).end(signal.SIGINT)
     assert code == 128 + signal.SIGINT
     folder = only_folder(tmp_path / "stopped")
     assert "Traceback" not in err and f"python algorithms/td3_bc.py --resume {folder}" in err
