@@ -53,8 +53,7 @@ class Script:
     def __init__(self, path, *words, real=False, **options):
         self.files = [tempfile.TemporaryFile() for _ in range(2)]
         command = [sys.executable, str(path), *map(str, words)]
-        self.process = (subprocess.Popen if real else zygote.Fork)(
-            command, stdin=subprocess.DEVNULL, stdout=self.files[0], stderr=self.files[1], **options)
+        self.process = zygote.popen(command, real, stdin=subprocess.DEVNULL, stdout=self.files[0], stderr=self.files[1], **options)
 
     def said(self) -> tuple[str, str]:
         """What it has written to stdout and stderr so far."""

@@ -154,7 +154,7 @@ def test_data(tmp_path):
 
 def test_a_whole_run_beside_a_peer(tmp_path, fake):
     code, out, err = run_script(SCRIPT, "--algorithms", "td3_bc --batch-size 32", "--peers", fake(), "--rounds", 2, "--seconds", 0.05,
-                                "--seeds", 1, 2, "--device", "cpu", "--out", tmp_path / "new")
+                                "--seeds", 1, 2, "--device", "cpu", "--out", tmp_path / "new", real=True)
     assert code == 0, err
     table, text = read(tmp_path / "new"), (tmp_path / "new/speed.md").read_text()
     assert text in out and "Peers: d3rlpy 0.0, torch 0.0. 2 rounds" in text and f"torch {speed.torch.__version__}" in text

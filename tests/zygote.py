@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+AVAILABLE = hasattr(os, "pidfd_open")  # Linux; elsewhere every script has an interpreter of its own
 ROOM = 4096  # bytes of the zygote's command line, for those of its forks: `pgrep -f` finds them as if they were started
 
 
@@ -64,10 +65,16 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-# for a module that starts scripts by `subprocess`
-processes = SimpleNamespace(Popen=lambda command, **options: (Fork if str(command[1]).endswith(".py") else subprocess.Popen)(command, **options),
-                            DEVNULL=subprocess.DEVNULL)
 zygote = {}  # of this process and its forks: its socket's path, and in the process that started it what it takes to stop it
+
+
+def popen(command, real=False, **options):
+    """A Fork for a script; else, and on systems without forks like these, a process of its own."""
+    forked = AVAILABLE and not real and str(command[1]).endswith(".py")
+    return (Fork if forked else subprocess.Popen)(command, **options)
+
+
+processes = SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL)  # `subprocess`, for a module that starts scripts
 
 
 def address() -> str:
