@@ -144,7 +144,8 @@ def serve(path):
                     return json.loads(message), files
                 for file in files:
                     os.close(file)
-                connection.send(str(pid).encode())
+                with contextlib.suppress(OSError):  # who asked for it has ended
+                    connection.send(str(pid).encode())
                 asked[os.pidfd_open(pid)] = pid, connection
                 ready.register(list(asked)[-1], selectors.EVENT_READ)
             elif key.fileobj is sys.stdin:  # the tests are over: nothing of them is left behind
