@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -25,6 +26,8 @@ def forks():
     """Scripts, and runs of grids, are forks of tests/zygote.py, which is started with the first of them; workers are forks too."""
     import common
     from benchmark.engine import jobs
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job and all that it starts would ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_forkserver_preload(["common.standin", "common.evaluation"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "get_context", lambda method: multiprocessing.get_context("forkserver"))
