@@ -5,7 +5,7 @@ n = int(int(N (1 - rho)) rho), unshuffled, as the authors' script has it. The tr
 Ratio 0.05 is written 0.5 there (unverified). Rewards are scaled by the mixture's own returns. SQL has alpha 2.5 on
 walker2d with random data, as there, else its own; the paper gives IQL the best of several expectiles (--expectiles).
 Competitors that this project does not have yet are left out. The paper prints a figure, no numbers; its scripts ran on
-the authors' tree of 14 March 2023 (see algorithms/sql_eql.py), which differs from the release that runs here.
+the authors' tree of 14 March 2023, which differs from the release that runs here: benchmark/results/sql_eql_history.md.
 
 Run: python benchmark/sql_noisy_data.py [--robots hopper] [--expectiles 0.5 0.6 0.7 0.8 0.9] [--gpus 0] [--dry-run]
      python benchmark/sql_noisy_data.py --standin --robots hopper --updates 30000 --seeds 0 1
