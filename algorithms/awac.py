@@ -5,7 +5,7 @@ imitates the dataset's actions, each with a weight that grows exponentially with
 the policy's own. So it stays close to the data without a model of them. The paper's online part is not here.
 
 A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
-is the mean over a batch. At a state, pi has a mean and a std; xi ~ N(0, I), and clip is to [-1, 1].
+and softmax_b are over a batch, k counts critics, i action dimensions. xi ~ N(0, I), and clip is to [-1, 1].
 
     y = r + gamma (1 - d) min_k Qk'(s', a'),  a' = clip(mean + std xi) at s', no gradient                  (1)
     critic loss = sum_k mean_b (Qk(s, a) - y)^2                                                            (2)
@@ -179,8 +179,8 @@ class AWAC:
             return len(advantage) * (advantage / self.args.temperature).softmax(0)
         return (advantage / self.args.temperature).clamp(max=math.log(100)).exp()  # (4), (B,)
 
-    def actor_loss(self, log_prob: Tensor, weight: Tensor) -> Tensor:
-        return -(weight * log_prob).mean()  # (6)
+    def actor_loss(self, log_prob: Tensor, imitation_weight: Tensor) -> Tensor:
+        return -(imitation_weight * log_prob).mean()  # (6)
 
     def update(self) -> dict[str, Tensor]:
         self.step += 1
@@ -192,15 +192,15 @@ class AWAC:
         self.critic_optimizer.step()
         mean, log_std = self.actor(batch.obs)  # one pass for the sample in (3) and for log pi(a|s)
         advantage = self.advantage(batch, mean, log_std)  # code: CORL's, by the critics just updated
-        weight = self.imitation_weight(advantage)
-        actor_loss = self.actor_loss(self.actor.log_prob(mean, log_std, batch.action), weight)
+        imitation_weight = self.imitation_weight(advantage)
+        actor_loss = self.actor_loss(self.actor.log_prob(mean, log_std, batch.action), imitation_weight)
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
         self.actor_optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
         return {"critic_loss": critic_loss, "q": q[0].mean(), "advantage": advantage.mean(),
-                "weight": weight.mean(), "capped": (weight > 99).float().mean(), "actor_loss": actor_loss,
-                "log_std": log_std.mean()}
+                "weight": imitation_weight.mean(), "capped": (imitation_weight > 99).float().mean(),
+                "actor_loss": actor_loss, "log_std": log_std.mean()}
 
 
 def main(args: Args):

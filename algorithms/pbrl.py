@@ -27,8 +27,8 @@ Paper / authors' code / here: this file follows the code where they differ.
 - (8): The paper has the states s alone. The code adds s', with a weight of 0.1 (--ood-next), which its
   author calls removable (authors' issue 1).
 - (10): An epoch is 1000 updates, and its first one notes q_ood. Values fall if the last 5 epochs have a lower
-  mean q_ood than the 15 before. relaxation starts at 1 and stops at beta_ood <= 0.2. The code goes by the
-  dataset's name (*-random, *-medium, *-medium-replay); here PAPER has --adaptive for these.
+  mean q_ood than the 15 before. relaxation starts at 1, acts from the next update on and stops at beta_ood <=
+  0.2. The code goes by names (*-random, *-medium, *-medium-replay); here PAPER has --adaptive for these.
 - The temperature steps first, and (3) has the new alpha. The critics step next, and (3) has the new ones.
   (SAC-N, EDAC and RORL take all three losses at the old parameters.)
 - Hidden weights start within 1 / sqrt(256) in every layer, also in the first. PBRL-Prior is not here.

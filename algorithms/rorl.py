@@ -73,7 +73,7 @@ class Args(RunArgs):
     lr: float = 3e-4  # of critics, actor and log_alpha
     gamma: float = 0.99  # discount in (1)
     tau: float = 0.005  # Polyak step of the target critics
-    num_perturbations: int = 20  # n in (6)
+    num_perturbations: int = 20  # n, how many delta_j (6) draws
     eps_q: float = 0.005  # radius of (8), in units of the observations' std
     beta_q: float = 1e-4  # weight of (8)
     tau_q: float = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q

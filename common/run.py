@@ -216,7 +216,8 @@ class Run:
             if state.get("data", here := self.data.source["sha256"]) != here:
                 raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
             for agent, saved in zip(self.agents, state["agents"]):
-                snapshot(agent, {RENAMED.get(name, name): value for name, value in saved.items()})
+                names = [name if hasattr(agent, name) else RENAMED.get(name, name) for name in saved]
+                snapshot(agent, dict(zip(names, saved.values())))
         except Exception as error:
             raise InputError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
         waiting, self.step, self.seconds = {tuple(job[:2]) for job in state["waiting"]}, state["step"], state["seconds"]

@@ -9,7 +9,6 @@ import torch
 from tests.helpers import ROOT, make_data, run_script
 
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize("env, behaviour", [("hopper-medium-v2", 48.4), ("halfcheetah-medium-v2", 41.6)])
 def test_td3_bc_beats_the_policy_that_made_the_standin(env, behaviour, tmp_path):

@@ -91,6 +91,40 @@ def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
     assert json.loads((folder / "result.json").read_text())["step"] == updates
 
 
+def test_kill_9_inside_a_save_leaves_the_checkpoint_before_it(tmp_path):
+    """The tenth save writes half its bytes, and is killed."""
+    (tmp_path / "td3_bc.py").write_text(f"""import io, os, runpy, torch
+save, saves = torch.save, []
+def half(state, file):
+    save(state, whole := io.BytesIO())
+    saves.append(1)
+    data = whole.getvalue()
+    file.write(data if len(saves) < 10 else data[:len(data) // 2])
+    file.flush()
+    len(saves) < 10 or os.kill(os.getpid(), 9)
+torch.save = half
+runpy.run_path({str(ROOT / "algorithms/td3_bc.py")!r}, run_name="__main__")""")
+    words = [*FLAGS["td3_bc"], "--eval-workers", 0]
+    code, _, _ = run_script(tmp_path / "td3_bc.py", *common_flags(tmp_path, "killed", 30), *words)
+    folder = only_folder(tmp_path / "killed")
+    assert code == -signal.SIGKILL and (folder / "checkpoint.pt.part").stat().st_size > 0
+    for flags in (["--resume", folder], [*common_flags(tmp_path, "whole", 30), *words]):
+        code, out, err = run_script(ROOT / "algorithms/td3_bc.py", *flags)
+        assert code == 0 and ("resumed at update 9" in out) == (flags[0] == "--resume"), err
+    same_results(only_folder(tmp_path / "whole"), folder)
+    assert not (folder / "checkpoint.pt.part").exists()
+
+
+def test_an_own_file_may_call_a_counter_as_it_likes(tmp_path):
+    """Also by a name that a file of ours once had."""
+    source = (ROOT / "algorithms/td3_bc.py").read_text()
+    (tmp_path / "mine.py").write_text(source.replace("        self.step = 0\n", "        self.step = self.time = 0\n"))
+    code, _, err = run_script(tmp_path / "mine.py", *common_flags(tmp_path, "runs", 4), *FLAGS["td3_bc"], "--eval-workers", 0)
+    assert code == 0 and "self.time" in (tmp_path / "mine.py").read_text(), err
+    code, out, err = run_script(tmp_path / "mine.py", "--resume", only_folder(tmp_path / "runs"))
+    assert code == 0 and "resumed at update 4" in out, err
+
+
 def small_agents(algorithm, seeds, device="cpu"):
     """Agents with few networks, and everything that could be forgotten in a checkpoint: schedules, dropout, phases."""
     from benchmark.engine.runs import agent_class

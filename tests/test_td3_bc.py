@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from algorithms.td3_bc import AUTHORS, PAPER, TD3BC, Args
-from common.data import D4RL
+from common.sources import D4RL
 from tests.helpers import make_data, parameters
 
 

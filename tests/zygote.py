@@ -56,7 +56,8 @@ class Fork:
 
     def send_signal(self, number):
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(self.pid, number)
 
     def terminate(self):
         self.send_signal(signal.SIGTERM)
@@ -155,10 +156,13 @@ def serve(path):
                 return None
             else:
                 pid, connection = asked.pop(key.fileobj)
+                ended = os.waitid(os.P_PIDFD, key.fileobj, os.WEXITED | os.WNOWAIT)  # its number stays its own until it has been told
+                code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                with contextlib.suppress(OSError):  # who asked for it has ended
+                    connection.send(str(code).encode())
+                os.waitpid(pid, 0)
                 ready.unregister(key.fileobj)
                 os.close(key.fileobj)
-                with contextlib.suppress(OSError):  # who asked for it has ended
-                    connection.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
                 connection.close()
 
 
@@ -202,5 +206,5 @@ if __name__ == "__main__":
             runpy.run_path(sys.argv[0], run_name="__main__")
             code[0] = 0
         except SystemExit as ended:
-            code[0] = ended.code or 0
+            code[0] = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
             raise
