@@ -14,6 +14,14 @@ from common.sources import SUFFIXES
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
 
+KINDS = {  # what config.json must have: {name: is this such a value?}
+    "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
+    "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
+    "dataset_source": lambda x: isinstance(x, str), "task": lambda x: x is None or isinstance(x, str),
+    "physics": lambda x: isinstance(x, str), "args.env": lambda x: isinstance(x, str),
+    "args.seeds": lambda x: isinstance(x, list) and x != [] and all(type(seed) is int for seed in x),
+    "args.updates": lambda x: type(x) is int and x > 0}
+
 
 @dataclass
 class RunArgs:
@@ -92,9 +100,30 @@ def _checked(args):
     return args
 
 
+def read_config(folder: Path) -> dict:
+    """A run's config.json, with the kinds of values that it must have; it is data, nothing in it is executed.
+
+    InputError: no run, or one whose file is broken.
+    """
+    path, size = folder / "config.json", 2**24
+    try:
+        if not path.is_file():  # a FIFO would wait for ever
+            raise ValueError("it has no config.json")
+        if path.stat().st_size > size:
+            raise ValueError(f"its config.json has more than {size:,} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        fields = config | {f"args.{flag}": config["args"].get(flag) for flag in ("seeds", "env", "updates")}
+        if wrong := [name for name, kind in KINDS.items() if not kind(fields[name])]:
+            raise ValueError(f"its {wrong[0]} is {json.dumps(fields[wrong[0]])[:40]}")
+        return config
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
+
+
 def _saved_args(Args, folder):
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_config(folder)
         saved = {flag: tuple(value) if isinstance(value, list) else value for flag, value in config["args"].items()}
         saved["runs"] = Path(saved["runs"])
         if config["algorithm"] != Path(inspect.getfile(Args)).stem:
