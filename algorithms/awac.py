@@ -30,7 +30,7 @@ mean of (3): 0, then below as the policy beats the data. weight is the mean of (
 1). capped is the share of weights above 99, up to 0.4. actor_loss is (6) and falls. log_std is its mean and
 falls from 0 to about -2 (bounded: it rises from -3).
 
-Read before: td3_bc.py (64 lines of code differ).
+Read before: td3_bc.py (65 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2
 """
 
@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -52,13 +52,13 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of actor and critics
-    gamma: float = 0.99  # discount in (1)
-    tau: float = 0.005  # Polyak step of the target critics
-    temperature: float = 0.3333  # lambda in (4)
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of actor and critics
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    temperature: Positive = 0.3333  # lambda in (4)
     weight: Literal["exp_clip", "batch_softmax"] = "exp_clip"  # which of (4)
     bounded: bool = False  # the authors' policy in (5)
     normalize: bool = True  # standardise observations with the dataset's mean and std

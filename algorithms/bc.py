@@ -28,18 +28,19 @@ stays near their variance, 0.33. With --gaussian it is (6). nll is -mean_b log p
 where actions are certain. entropy is H in (5) and falls towards -A. alpha falls while H is above -A. log_std
 is its mean, and falls.
 
-Read before: td3_bc.py (82 lines of code differ).
+Read before: td3_bc.py (83 lines of code differ).
 Run: python algorithms/bc.py --env hopper-medium-v2 (--config top-10: 10%BC)
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import InputError, friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -48,12 +49,12 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of the actor and of log_alpha
-    fraction: float = 1.0  # share of trajectories in (3), the best ones; 0.1: 10%BC
-    gamma: float = 1.0  # discount in (2)
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of the actor and of log_alpha
+    fraction: Annotated[float, within("(0, 1]")] = 1.0  # share of trajectories in (3); 0.1: 10%BC
+    gamma: Fraction = 1.0  # discount in (2)
     corl_split: bool = False  # trajectories in (3) end at true ends and every 1,000 rows, the rest is lost
     normalize: bool = True  # standardise observations with the kept rows' mean and std
     gaussian: bool = False  # tanh-Gaussian actor fitted by likelihood (6), not regression (1)
@@ -72,16 +73,15 @@ TOP_10 = {env: values | dict(fraction=0.1) for env, values in PAPER.items()}  # 
 
 
 def best(data: Dataset, fraction: float, gamma: float, corl_split: bool) -> Dataset:
-    """The best trajectories as a dataset. InputError: no such fraction, or no trajectory."""
+    """The best trajectories as a dataset. InputError: there is none."""
     reward, bounds, cuts = data.reward.cpu().double(), data.episodes.tolist(), [0]
     if corl_split:
         for end, done in enumerate(data.done.tolist(), 1):
             if done or end - cuts[-1] == 1000:
                 cuts.append(end)
         bounds = list(zip(cuts, cuts[1:]))
-    if not bounds or not 0 < fraction <= 1:
-        raise InputError(f"--fraction {fraction} of {len(bounds)} trajectories: give 0 to 1"
-                         f"{', and leave --corl-split out' * (not bounds)}")
+    if not bounds:
+        raise InputError("--corl-split: finds no whole trajectory; leave it out")
     returns = torch.stack([gamma ** torch.arange(j - i).double() @ reward[i:j] for i, j in bounds])  # (2)
     kept = returns.argsort(stable=True)[-max(1, int(fraction * len(bounds))):]  # (3), of equal ones the later
     index = torch.cat([torch.arange(*bounds[i]) for i in kept.sort().values])

@@ -35,18 +35,19 @@ Paper / authors' code / here:
 Logged: similarity is (6), about 0 at the random start. It rises as the critics learn the same values;
 healthy is well below the number of critics in it. critic_loss is (7) / N. The rest is as in sac_n.py.
 
-Read before: sac_n.py (37 lines of code differ).
+Read before: sac_n.py (40 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -55,16 +56,16 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "halfcheetah-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 3_000_000  # gradient steps
-    num_critics: int = 10  # N
-    batch_size: int = 256  # B
-    actor_lr: float = 3e-4  # of the actor and of log_alpha
-    critic_lr: float = 3e-4  # of the critics
-    gamma: float = 0.99  # discount in (1)
-    tau: float = 0.005  # Polyak step of the target critics
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 3_000_000  # gradient steps
+    num_critics: Annotated[int, within("[2, 1e6]")] = 10  # N
+    batch_size: Size = 256  # B
+    actor_lr: Positive = 3e-4  # of the actor and of log_alpha
+    critic_lr: Positive = 3e-4  # of the critics
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
     normalize: bool = False  # standardise observations inside every network (RORL's EDAC-10)
-    eta: float = 1.0  # weight of (6) in (7)
+    eta: NonNegative = 1.0  # weight of (6) in (7)
     es_subsample: bool = False  # (6) over a random min(N, A) of the critics (RORL's EDAC-10)
     max_q_backup: bool = False  # y from the best of 10 next actions, online critics, no entropy (pen-cloned)
 

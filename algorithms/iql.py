@@ -41,19 +41,20 @@ new V, small beside v. weight is the mean of (3), near 1 on one policy's data, u
 capped is the share of the batch at the cap of (3): 0, on a replay buffer up to 0.3. log_std is its mean over
 dimensions and settles above -5, where it is clamped. actor_lr is (8).
 
-Read before: td3_bc.py (92 lines of code differ).
+Read before: td3_bc.py (94 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2
 """
 
 import math
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -62,15 +63,15 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps, and the length of the schedule (8)
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of V, the critics, and the actor at first
-    gamma: float = 0.99  # discount in (5)
-    tau: float = 0.005  # Polyak step of the target critics
-    expectile: float = 0.7  # in (2); 0.5 is the mean, 1 the maximum
-    inverse_temperature: float = 3.0  # in (3), the paper's beta; 0 is behaviour cloning
-    dropout: float = 0.0  # of the actor's hidden units
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps, and the length of the schedule (8)
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of V, the critics, and the actor at first
+    gamma: Fraction = 0.99  # discount in (5)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    expectile: Annotated[float, within("(0, 1)")] = 0.7  # in (2); 0.5 is the mean, 1 the maximum
+    inverse_temperature: NonNegative = 3.0  # in (3), the paper's beta; 0 is behaviour cloning
+    dropout: Annotated[float, within("[0, 1)")] = 0.0  # of the actor's hidden units
 
 
 # the authors' configurations, one for each domain; also for levels that the paper does not have

@@ -29,21 +29,21 @@ Logged: a stage keeps the others' last values. critic_loss is (3). q is mean_b Q
 discounted return. actor_loss is (1), may be negative, then (5) or (6). advantage averages (4), near 0; with
 rev_kl that of Q(s, a~) - Q(s, a), which rises. capped is the share of w = 100, healthy < 0.1. kl is (6)'s.
 
-Read before: td3_bc.py (98 lines of code differ).
+Read before: td3_bc.py (100 lines of code differ).
 Run: python algorithms/one_step.py --env hopper-medium-v2
 """
 
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from common import InputError, friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -52,18 +52,22 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 2_600_000  # gradient steps, all stages together
-    stages: tuple[int, int, int] = (5, 20, 1)  # shares of the updates: cloning, SARSA, improvement
-    batch_size: int = 512  # B
-    hidden_size: int = 1024  # width of the two hidden layers
-    lr: float = 1e-4  # of all networks
-    gamma: float = 0.99  # discount in (2)
-    tau: float = 0.005  # Polyak step of Q', every second step of B
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 2_600_000  # gradient steps, all stages together
+    stages: Annotated[tuple[int, int, int], within("[0, 1e6]")] = (5, 20, 1)  # shares: cloning, SARSA, improvement
+    batch_size: Size = 512  # B
+    hidden_size: Size = 1024  # width of the two hidden layers
+    lr: Positive = 1e-4  # of all networks
+    gamma: Fraction = 0.99  # discount in (2)
+    tau: Fraction = 0.005  # Polyak step of Q', every second step of B
     operator: Literal["exp_weight", "rev_kl"] = "exp_weight"  # (5) or (6)
-    inverse_temperature: float = 3.0  # T in (5)
-    rev_kl_weight: float = 1.0  # alpha in (6)
-    num_samples: int = 10  # u_k in (4) and (6)
+    inverse_temperature: NonNegative = 3.0  # T in (5)
+    rev_kl_weight: NonNegative = 1.0  # alpha in (6)
+    num_samples: Size = 10  # u_k in (4) and (6)
+
+    def __post_init__(self):
+        if not any(self.stages):
+            raise InputError("--stages 0 0 0: one share must be more than 0")
 
 
 PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walker2d")
@@ -117,8 +121,6 @@ class Critics(nn.Module):
 
 class OneStep:
     def __init__(self, args: Args, data: Dataset, seed: int):
-        if min(args.stages) < 0 or not any(args.stages):
-            raise InputError(f"--stages {args.stages}: give three shares, of which none is negative")
         self.args, self.data, self.step = args, data, 0
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device

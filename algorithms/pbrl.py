@@ -37,18 +37,19 @@ Logged: critic_loss is (8) / N, and ood_loss is its second term / N. u is (6) at
 policy actions, is larger. q_ood is the mean Q there, held down while beta_ood (9) is large. clipped is the
 share of zeros among (7)'s targets: 0.1 while beta_ood is large, near 1 if Q < 0. The rest is as in sac_n.py.
 
-Read before: sac_n.py (79 lines of code differ).
+Read before: sac_n.py (81 lines of code differ).
 Run: python algorithms/pbrl.py --env hopper-medium-v2
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -57,20 +58,20 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps
-    num_critics: int = 10  # N, the paper's K
-    batch_size: int = 256  # B
-    actor_lr: float = 1e-4  # of the actor and of log_alpha
-    critic_lr: float = 3e-4  # of the critics
-    gamma: float = 0.99  # discount in (1)
-    tau: float = 0.005  # Polyak step of the target critics
-    num_actions: int = 10  # M in (7), at s and at s'
-    beta_in: float = 0.01  # weight of u' in (1)
-    beta_start: float = 5.0  # in (9)
-    beta_end: float = 1.0  # in (9), from update 50,000 on
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps
+    num_critics: Annotated[int, within("[2, 1e6]")] = 10  # N, the paper's K
+    batch_size: Size = 256  # B
+    actor_lr: Positive = 1e-4  # of the actor and of log_alpha
+    critic_lr: Positive = 3e-4  # of the critics
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    num_actions: Size = 10  # M in (7), at s and at s'
+    beta_in: NonNegative = 0.01  # weight of u' in (1)
+    beta_start: NonNegative = 5.0  # in (9)
+    beta_end: NonNegative = 1.0  # in (9), from update 50,000 on
     adaptive: bool = False  # (10)
-    ood_next: float = 0.1  # weight of u at next states in (8)
+    ood_next: NonNegative = 0.1  # weight of u at next states in (8)
     clip: bool = True  # targets of (7) are at least 0
 
 

@@ -46,18 +46,19 @@ Logged: critic_loss is (11) / N. q_smooth is (8), near 0 while the loss is align
 std_k in (9), in a healthy run of the order of q_std. lambda is (10). pi_smooth is mean_b max_j J: 1e-7 or
 less while the policy is wide, larger as it sharpens. The rest is as in sac_n.py.
 
-Read before: sac_n.py (101 lines of code differ).
+Read before: sac_n.py (104 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -66,24 +67,24 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 3_000_000  # gradient steps
-    num_critics: int = 10  # N
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of critics, actor and log_alpha
-    gamma: float = 0.99  # discount in (1)
-    tau: float = 0.005  # Polyak step of the target critics
-    num_perturbations: int = 20  # n, how many delta_j (6) draws
-    eps_q: float = 0.005  # radius of (8), in units of the observations' std
-    beta_q: float = 1e-4  # weight of (8)
-    tau_q: float = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q
-    eps_pi: float = 0.005  # radius of (12)
-    beta_pi: float = 0.1  # its weight in (13)
-    eps_ood: float = 0.01  # radius of (9); 0 still draws n policy actions at s itself
-    beta_ood: float = 0.5  # weight of (9)
-    lambda_max: float = 1.0  # lambda in (9) at the start
-    lambda_min: float = 0.5  # where it stays
-    lambda_dec: float = 1e-6  # its step down per update
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 3_000_000  # gradient steps
+    num_critics: Annotated[int, within("[2, 1e6]")] = 10  # N
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of critics, actor and log_alpha
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    num_perturbations: Size = 20  # n, how many delta_j (6) draws
+    eps_q: NonNegative = 0.005  # radius of (8), in units of the observations' std
+    beta_q: NonNegative = 1e-4  # weight of (8)
+    tau_q: Fraction = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q
+    eps_pi: NonNegative = 0.005  # radius of (12)
+    beta_pi: NonNegative = 0.1  # its weight in (13)
+    eps_ood: NonNegative = 0.01  # radius of (9); 0 still draws n policy actions at s itself
+    beta_ood: NonNegative = 0.5  # weight of (9)
+    lambda_max: NonNegative = 1.0  # lambda in (9) at the start
+    lambda_min: NonNegative = 0.5  # where it stays
+    lambda_dec: NonNegative = 1e-6  # its step down per update
     q_smooth_misaligned: bool = False  # (7) as released before 2022-11-26: against another row's Q
 
 

@@ -37,7 +37,7 @@ about the discounted return; if it passes 1e6, the ensemble is too small. q_std 
 critics' std, the disagreement that the minimum turns into pessimism. target is the mean of (1). actor_loss is
 (3). alpha shrinks from 1. entropy is -mean_b log pi(a~|s) and settles at -A.
 
-Read before: td3_bc.py (100 lines of code differ).
+Read before: td3_bc.py (101 lines of code differ).
 Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
 """
 
@@ -48,7 +48,7 @@ import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -57,14 +57,14 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "halfcheetah-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 3_000_000  # gradient steps
-    num_critics: int = 10  # N
-    batch_size: int = 256  # B
-    actor_lr: float = 3e-4  # of the actor and of log_alpha
-    critic_lr: float = 3e-4  # of the critics
-    gamma: float = 0.99  # discount in (1)
-    tau: float = 0.005  # Polyak step of the target critics
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 3_000_000  # gradient steps
+    num_critics: Size = 10  # N
+    batch_size: Size = 256  # B
+    actor_lr: Positive = 3e-4  # of the actor and of log_alpha
+    critic_lr: Positive = 3e-4  # of the critics
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
     normalize: bool = False  # standardise observations inside every network (RORL's SAC-10)
     max_q_backup: bool = False  # y from the best of 10 next actions, online critics, no entropy (pen-cloned)
 

@@ -51,20 +51,20 @@ to 50. capped: SQL 0, EQL up to 0.5. active is the share of the batch with q abo
 authors call it non-sparsity and tune SQL's alpha by it. clamped is the share with q above V + 5 alpha, near
 0: when EQL's grows together with advantage, V is running away. Both are taken with the V just updated.
 
-Read before: iql.py (33 lines of code differ).
+Read before: iql.py (34 lines of code differ).
 Run: python algorithms/sql_eql.py --env hopper-medium-v2 --algorithm eql
 """
 
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -73,17 +73,17 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps, and the length of the schedule (8)
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of V, the critics, and the actor at first
-    gamma: float = 0.99  # discount in (5)
-    tau: float = 0.005  # Polyak step of the target critics
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps, and the length of the schedule (8)
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of V, the critics, and the actor at first
+    gamma: Fraction = 0.99  # discount in (5)
+    tau: Fraction = 0.005  # Polyak step of the target critics
     algorithm: Literal["sql", "eql"] = "sql"  # f = x - 1 or f = log x
-    sql_alpha: float = 1.0  # of SQL, in (1); the smaller, the nearer to the best action of the data
-    eql_alpha: float = 2.0  # of EQL, in (2) and (3)
+    sql_alpha: Positive = 1.0  # of SQL, in (1); the smaller, the nearer to the best action of the data
+    eql_alpha: Positive = 2.0  # of EQL, in (2) and (3)
     clamp_both: bool = False  # limit the linear term of (2) as well, so that V cannot run away
-    dropout: float = 0.0  # of the actor's hidden units
+    dropout: Annotated[float, within("[0, 1)")] = 0.0  # of the actor's hidden units
 
 
 # the release's configurations, one for each domain; also for levels that the paper does not have

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from common import friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -52,16 +52,16 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps on the critics
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of actor and critics
-    gamma: float = 0.99  # discount in (2)
-    tau: float = 0.005  # Polyak step of the targets
-    policy_noise: float = 0.2  # std of the target policy's noise in (1)
-    noise_clip: float = 0.5  # bound of that noise in (1)
-    policy_freq: int = 2  # critic steps per actor and target step
-    alpha: float = 2.5  # weight of Q against imitation in (4)
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps on the critics
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of actor and critics
+    gamma: Fraction = 0.99  # discount in (2)
+    tau: Fraction = 0.005  # Polyak step of the targets
+    policy_noise: NonNegative = 0.2  # std of the target policy's noise in (1)
+    noise_clip: NonNegative = 0.5  # bound of that noise in (1)
+    policy_freq: Size = 2  # critic steps per actor and target step
+    alpha: NonNegative = 2.5  # weight of Q against imitation in (4)
     normalize: bool = True  # standardise observations with the dataset's mean and std
 
 

@@ -43,19 +43,20 @@ Logged: as in iql.py, but for these. value_loss is (2), never negative. weight i
 max is m of (1), 0 to the clip. clipped is the share of the batch with z at the clip, with the V just updated;
 it is near 0, or V is stuck below q.
 
-Read before: iql.py (54 lines of code differ).
+Read before: iql.py (55 lines of code differ).
 Run: python algorithms/xql.py --env hopper-medium-v2
 """
 
 import math
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from common import InputError, friendly
-from common.args import RunArgs, parse
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -64,20 +65,24 @@ from common.run import Run
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
-    seeds: tuple[int, ...] = (0,)  # trained side by side in one process
-    updates: int = 1_000_000  # gradient steps, and the length of the schedule (8)
-    batch_size: int = 256  # B
-    lr: float = 3e-4  # of V, the critics, and the actor at first
-    gamma: float = 0.99  # discount in (5)
-    tau: float = 0.005  # Polyak step of the target critics
-    beta: float = 2.0  # temperature in (1)
-    clip: float = 7.0  # of z, in (1)
-    inverse_temperature: float = 3.0  # in (3)
-    num_random: int = 0  # uniform actions beside each of the data's, in (2)
-    noise: float = 0.0  # std of the noise on the data's actions in (2)
-    value_steps: int = 1  # steps on (2) in each update
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps, and the length of the schedule (8)
+    batch_size: Size = 256  # B
+    lr: Positive = 3e-4  # of V, the critics, and the actor at first
+    gamma: Fraction = 0.99  # discount in (5)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    beta: Positive = 2.0  # temperature in (1)
+    clip: Positive = 7.0  # of z, in (1)
+    inverse_temperature: NonNegative = 3.0  # in (3)
+    num_random: Annotated[int, within("[0, 1e6]")] = 0  # uniform actions beside each of the data's, in (2)
+    noise: NonNegative = 0.0  # std of the noise on the data's actions in (2)
+    value_steps: Size = 1  # steps on (2) in each update
     cosine: bool = True  # (8); without it the actor's rate is constant
-    dropout: float = 0.0  # of the actor's hidden units
+    dropout: Annotated[float, within("[0, 1)")] = 0.0  # of the actor's hidden units
+
+    def __post_init__(self):
+        if self.num_random and self.noise:
+            raise InputError("--num-random and --noise exclude each other")  # code: an error of shapes
 
 
 # authors' "consistent" scripts, one setting for each domain; also for levels that the paper does not have
@@ -182,8 +187,6 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
 class XQL:
     def __init__(self, args: Args, data: Dataset, seed: int):
         self.args, self.data = args, data
-        if args.num_random and args.noise:
-            raise InputError("--num-random and --noise exclude each other")  # code: an error of shapes
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
         self.actor = Actor(data.obs_size, data.action_size, init).to(data.device)

@@ -3,11 +3,13 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for workers: numpy does little here, torch has threads of its own
 
@@ -26,11 +28,23 @@ class RunError(RuntimeError):
 @contextlib.contextmanager
 def friendly():
     """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # for a terminal that knows only ASCII
     try:
         yield
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:  # of NumPy and of PyTorch, on a CPU or a GPU
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        why = str(error).strip().splitlines()[:1]
+        print(f"error: out of memory ({''.join(why)[:200]}); take fewer --seeds or a smaller batch", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -70,3 +84,15 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
 def _follow_parent():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: connection.wait([parent_process().sentinel]) and os._exit(1), daemon=True).start()
+
+
+def one_clone(script: str | None) -> None:
+    """InputError: `script`, the file that was started, is another clone's than this `common`."""
+    here, clone = Path(__file__).resolve().parents[1], Path(script or __file__).resolve().parents[1]
+    if clone != here and (clone / "common/__init__.py").is_file():
+        raise InputError(f"{script} is of {clone}, but Python finds `common` in {here}: two clones, one environment. "
+                         f"Choose by pip install -e {clone}, or by PYTHONPATH={clone}")
+
+
+with friendly():  # now, before a name is asked for that the other clone lacks
+    one_clone(getattr(sys.modules["__main__"], "__file__", None))

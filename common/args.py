@@ -1,19 +1,24 @@
 """The command line of an algorithm: flags that all share, the paper's values under `--env`, and what is checked."""
 
+import contextlib
 import inspect
+import io
 import json
+import os
+import re
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_type_hints
 
 import torch
+import tyro
 
 from common import InputError
-from common.sources import SUFFIXES
+from common.sources import D4RL, SUFFIXES
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
-
 KINDS = {  # what config.json must have: {name: is this such a value?}
     "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
     "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
@@ -23,6 +28,19 @@ KINDS = {  # what config.json must have: {name: is this such a value?}
     "args.updates": lambda x: type(x) is int and x > 0}
 
 
+def within(interval: str):
+    """For Annotated[float, within("(0, 1]")]: a flag's valid range, which `--help` shows and `check` holds it to."""
+    return tyro.conf.arg(metavar=interval)
+
+
+Size = Annotated[int, within("[1, 1e6]")]  # of what takes memory: batches, layers, ensembles
+Count = Annotated[int, within("[1, 1e12]")]  # of updates
+Seeds = Annotated[tuple[int, ...], within("[0, 1e18]")]
+Fraction = Annotated[float, within("[0, 1]")]
+Positive = Annotated[float, within("(0, inf)")]
+NonNegative = Annotated[float, within("[0, inf)")]
+
+
 @dataclass
 class RunArgs:
     """Flags that every algorithm shares."""
@@ -30,58 +48,92 @@ class RunArgs:
     device: str = "auto"  # auto, cpu, cuda or mps
     view: Literal["auto", "d4rl", "next_obs"] = "auto"  # d4rl: the papers' qlearning_dataset; next_obs: every row
     reward: str = "raw"  # raw, r-1, 10r-5, return_range, standardize or shift
+    action_low: Annotated[tuple[float, ...], within("(-inf, inf)")] = ()  # of own data's actions, if not -1
+    action_high: Annotated[tuple[float, ...], within("(-inf, inf)")] = ()  # one number, or one per dimension
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had
-    standin_rows: int = 1_000_000  # transitions of a stand-in
+    standin_rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
     eval_env: str = "auto"  # task to evaluate on: D4RL name, Minari id, none, or auto (the dataset's own)
     physics: Literal["d4rl", "stock"] = "d4rl"  # as the data were recorded, or Gymnasium as it is
-    eval_every: int = 5_000  # updates between evaluations
-    eval_episodes: int = 10  # episodes of an evaluation
-    eval_workers: int = 1  # processes that evaluate while training goes on; 0: inline, with the same numbers
-    log_every: int = 1_000  # updates between rows of log.csv
-    save_seconds: float = 120.0  # seconds between checkpoints
+    eval_every: Count = 5_000  # updates between evaluations
+    eval_episodes: Annotated[int, within("[1, 1e4]")] = 10  # episodes of an evaluation
+    eval_workers: Annotated[int, within("[0, 256]")] = 1  # processes that evaluate while training goes on; 0: inline
+    max_episode_steps: Annotated[int | None, within("[1, 1e6]")] = None  # of an evaluation's episode; default: its own
+    log_every: Count = 1_000  # updates between rows of log.csv
+    save_seconds: NonNegative = 120.0  # seconds between checkpoints
     runs: Path = Path("runs")  # folder of run folders
     resume: Path | None = None  # run folder to continue exactly where its checkpoint left it
     track: bool = False  # also log to Weights & Biases
     tf32: bool = True  # TF32 matrix products on GPUs that have them
 
 
-def parse(Args, paper: dict, argv: list[str] | None = None, **configs):
+def cli(Args, argv: list[str] | None = None, default=None, description: str = ""):
+    """Args of a command line. InputError: what tyro refuses, in one line, or a value outside its range."""
+    argv, told = sys.argv[1:] if argv is None else argv, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            given = {} if default is None else {"default": default}
+            args = tyro.cli(Args, args=argv, description=description, **given)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        title, *lines = (line.strip("│╭╮╰╯ ") for line in told.getvalue().splitlines())  # a box, or ASCII
+        text = " ".join(line for line in lines if line.strip("─-"))
+        why, *more = re.split(r" (?=Argument helptext:|Perhaps you meant:|For full helptext)", text)
+        why = why.removeprefix("Error parsing ").removeprefix(f"{Args.__name__}: ").rstrip(".")
+        near = [flag for part in more if part[0] == "P" for flag in re.findall(r"--[a-z][\w-]*", part)][:3]
+        raise InputError(f"{why}; {f'did you mean {chr(32).join(near)}? ' * bool(near)}see --help") from None
+    return check(args)
+
+
+def check(args):
+    """The args. InputError: a value outside the range, within() above, that stands where its flag is declared."""
+    for flag, hint in get_type_hints(type(args), include_extras=True).items():
+        for interval in (facts.metavar for facts in getattr(hint, "__metadata__", ()) if hasattr(facts, "metavar")):
+            low, high, value = *map(float, interval[1:-1].split(",")), getattr(args, flag)
+            for x in value if isinstance(value, tuple) else () if value is None else (value,):
+                if not (low <= x <= high) or x == low and interval[0] == "(" or x == high and interval[-1] == ")":
+                    raise InputError(f"--{flag.replace('_', '-')} {x}: give a number in {interval}")
+    return args
+
+
+def parse(Args, paper: dict, argv: list[str] | None = None, here: bool = True, **configs):
     """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
     `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults; an own file
-    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. InputError: unknown config, missing
-    device, a run that does not fit.
+    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. `here`: is the run to be on this
+    machine? Then its device must be there. InputError: unknown config, a flag out of range, missing device, a run that
+    does not fit.
     """
-    import tyro
     argv = sys.argv[1:] if argv is None else argv
-    given = dict(zip(argv, argv[1:])) | dict(word.split("=", 1) for word in argv if "=" in word)
-    given = {word.replace("_", "-"): value for word, value in given.items()}  # tyro takes both
-    if "--resume" in given:
-        saved = _saved_args(Args, Path(given["--resume"]))
-        args = tyro.cli(Args, default=saved, args=argv)
+    first = cli(Args, [word for word in argv if word not in ("-h", "--help")])
+    if first.resume is not None:
+        saved = _saved_args(Args, first.resume)
+        args = cli(Args, argv, default=replace(saved, resume=first.resume))
         if new := [flag for flag in vars(saved) if flag not in FREE and getattr(args, flag) != getattr(saved, flag)]:
             was = ", ".join(f"{flag}={getattr(saved, flag)}" for flag in new)
             raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
-        return _checked(args)
-    env, config, tables = given.get("--env", Args.env), given.get("--config", "paper"), {"paper": paper, **configs}
-    task = given.get("--eval-env", env) if Path(env).suffix in SUFFIXES else env  # an own file has its task's values
+        return _checked(args, here)
+    env, config, tables = first.env, first.config, {"paper": paper, **configs}
+    task = first.eval_env if Path(env).suffix in SUFFIXES else env  # an own file has its task's values
     if config not in tables:
         raise InputError(f"--config {config} is unknown; choose from {', '.join(tables)}")
     values = tables[config].get(task)
     if values is None and config != "paper":
         raise InputError(f"--config {config} has no entry for {task}, only for {', '.join(tables[config])}")
     shown = ", ".join(f"{flag}={value}" for flag, value in (values or {}).items()) or "the shared defaults"
-    name = env if task == env else f"{env} as {task}"
+    name = env if task in (env, "auto") else f"{env} as {task}"
     origin = f"{name}{' (no entry)' if values is None else ''}, --config {config}: {shown}"
-    title = " ".join(inspect.getmodule(Args).__doc__.split("\n\n")[0].split())
-    args = tyro.cli(Args, default=Args(**(values or {}) | {"env": env, "config": config}), args=argv,
-                    description=f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
+    module = inspect.getmodule(Args)
+    title = " ".join((module.__doc__ or module.__name__).split("\n\n")[0].split())
+    args = cli(Args, argv, Args(**(values or {}) | {"env": env, "config": config}),
+               f"{title}\n\nDefaults are those for {origin}.\n\nConfigs: {', '.join(tables)}.")
+    args = _checked(args, here)
     print(origin)
-    return _checked(args)
+    return args
 
 
 def usable_device(device: str) -> str:
-    """`auto` is the GPU where there is one. InputError: a device that is not there."""
+    """`auto` is the GPU where there is one. InputError: a device that is not there, or of another kind."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         torch.empty(0, device=device)
@@ -90,13 +142,20 @@ def usable_device(device: str) -> str:
     return device
 
 
-def _checked(args):
-    args.device = usable_device(args.device)
+def _checked(args, here):
+    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", args.device):
+        raise InputError(f"--device {args.device}: choose auto, cpu, cuda, cuda:N or mps")
+    args.device = usable_device(args.device) if here else args.device
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
-    zero = {"eval_workers"} | {flag for flag, default in vars(type(args)).items() if default == 0}  # it may be 0
-    if low := [flag for flag, value in vars(args).items() if type(value) is int and value < (flag not in zero)]:
-        raise InputError(f"--{low[0].replace('_', '-')} {getattr(args, low[0])} is too small")
+    if args.eval_env not in ("auto", "none") and "/" not in args.eval_env and args.eval_env not in D4RL:
+        raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, none or auto")
+    if here and not args.resume:
+        there = next(path for path in (args.runs, *args.runs.absolute().parents) if os.path.exists(path))
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            raise InputError(f"--runs {args.runs}: nothing can be written to {there} ({error.strerror})") from None
     return args
 
 
@@ -121,13 +180,20 @@ def read_config(folder: Path) -> dict:
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
 
 
+
+
 def _saved_args(Args, folder):
+    """A run's args, by the command line that gives them: what nobody could have typed, its config.json may not say."""
+    config, words = read_config(folder), []
+    if config["algorithm"] != Path(inspect.getfile(Args)).stem:
+        raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
+    for flag, value in config["args"].items():
+        name = flag.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     try:
-        config = read_config(folder)
-        saved = {flag: tuple(value) if isinstance(value, list) else value for flag, value in config["args"].items()}
-        saved["runs"] = Path(saved["runs"])
-        if config["algorithm"] != Path(inspect.getfile(Args)).stem:
-            raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
-        return Args(**saved | {"resume": folder})
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"--resume {folder}: no run of this version ({type(error).__name__}: {error})") from None
+        return cli(Args, words)
+    except InputError as error:
+        raise InputError(f"--resume {folder}: its config.json does not fit this version: {error}") from None

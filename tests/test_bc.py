@@ -13,6 +13,7 @@ from algorithms.bc import BC, PAPER, TOP_10, Args, best
 from algorithms.td3_bc import TD3BC
 from algorithms.td3_bc import Args as TD3BCArgs
 from common import InputError
+from common.args import parse
 from common.data import load_dataset
 from common.sources import D4RL
 from tests.helpers import make_data, parameters, twin
@@ -159,11 +160,11 @@ def test_split_of_a_raw_file(tmp_path, capsys):
 
 def test_what_cannot_be_kept_is_an_error():
     data = make_episodes(TEN)
-    with pytest.raises(InputError, match="--fraction 1.0 of 0 trajectories"):
+    with pytest.raises(InputError, match="--corl-split: finds no whole trajectory"):
         best(data, 1.0, 1.0, True)  # 100 rows, no true end
-    for fraction in (10.0, 0.0, -0.1):
-        with pytest.raises(InputError, match=f"--fraction {fraction}"):
-            best(data, fraction, 1.0, False)
+    for fraction in ("10.0", "0.0", "-0.1", "nan"):
+        with pytest.raises(InputError, match=f"--fraction {fraction}: give a number in"):
+            parse(Args, {}, ["--fraction", fraction])
 
 
 def test_statistics_are_those_of_the_kept_rows():

@@ -10,6 +10,7 @@ import torch
 
 from algorithms.one_step import PAPER, Args, OneStep
 from benchmark.engine.runs import Run, load_agent
+from common.args import parse
 from common.data import Dataset, load_dataset
 from common.run import snapshot
 from tests.helpers import make_data, parameters, twin
@@ -453,9 +454,10 @@ def test_runs_load_it(agent, tmp_path):
 def test_stages_and_data_that_cannot_be():
     from common import InputError
 
-    for stages in ((0, 0, 0), (-1, 3, 1)):
-        with pytest.raises(InputError, match="three shares"):
-            OneStep(Args(updates=30, stages=stages, **SMALL), make_data(), 0)
+    with pytest.raises(InputError, match="--stages 0 0 0: one share must be more than 0"):
+        Args(stages=(0, 0, 0))
+    with pytest.raises(InputError, match="--stages -1: give a number"):
+        parse(Args, {}, ["--stages", "-1", "3", "1"])
     lonely = columns([[0.0], [1.0]], [0, 0], [1, 1], [[0.0], [1.0]], [0, 0], [[0, 1], [1, 2]])
     assert len(lonely.followed) == 0 and len(make_data().followed) >= 255
 

@@ -6,10 +6,11 @@ import re
 import signal
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from algorithms import td3_bc
 from common import InputError, RunError
-from common.args import parse
+from common.args import cli, parse, within
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
 from common.physics import make_env
@@ -88,13 +89,41 @@ def test_configs(capsys):
             parse(td3_bc.Args, PAPER, argv, mine={"x-v0": {}})
 
 
-def test_a_whole_number_may_be_0_where_that_is_its_default():
+@pytest.mark.parametrize("interval, inside, outside", [
+    ("(0, 1]", "1 0.5 1e-300", "0 -0.0 1.0000001 nan inf -inf"), ("[0, 1)", "0 -0.0 0.9999", "1 -1e-9 nan"),
+    ("(0, inf)", "1e-9 1e300", "0 inf nan -1"), ("[0, inf)", "0 1e300", "inf nan -1e-9"), ("(-inf, inf)", "-1e300 0", "inf -inf nan")])
+def test_ranges(interval, inside, outside):
+    """A flag's range is where it is declared, and nowhere else; NaN is in none."""
+    @dataclass
+    class Own:
+        x: Annotated[float, within(interval)] = 0.5
+        many: Annotated[tuple[float, ...], within(interval)] = ()
+
+    for word in inside.split():
+        assert cli(Own, ["--x", word, "--many", "0.5", word]) == Own(float(word), (0.5, float(word)))
+    for word in outside.split():
+        for flag in (["--x", word], [f"--x={word}"], ["--many", "0.5", word]):
+            with pytest.raises(InputError, match=rf"--{flag[0][2:].split('=')[0]} {float(word)}: give a number in {re.escape(interval)}"):
+                cli(Own, flag)
+
+
+def test_whole_numbers_have_ranges_too():
     from algorithms import xql
 
     assert parse(xql.Args, {}, ["--num-random", "0"]).num_random == 0
-    for flags in (["--num-random", "-1"], ["--value-steps", "0"], ["--batch-size", "0"]):
-        with pytest.raises(InputError, match=f"{flags[0]} {flags[1]} is too small"):
+    for flags in (["--num-random", "-1"], ["--value-steps", "0"], ["--batch-size", "0"], ["--batch-size", str(10**13)], ["--max-episode-steps", "0"]):
+        with pytest.raises(InputError, match=f"{flags[0]} {flags[1]}: give a number in "):
             parse(xql.Args, {}, flags)
+
+
+def test_a_flag_given_twice_counts_once():
+    """Its last form counts for the data and for the values of its dataset alike."""
+    table = {"hopper-medium-v2": dict(alpha=9.0), "walker2d-medium-v2": dict(alpha=8.0)}
+    for words in (["--env=walker2d-medium-v2", "--env", "hopper-medium-v2"], ["--env", "walker2d-medium-v2", "--env=hopper-medium-v2"]):
+        args = parse(td3_bc.Args, table, words)
+        assert (args.env, args.alpha) == ("hopper-medium-v2", 9.0)
+    args = parse(td3_bc.Args, {}, ["--env", "x-v0", "--config", "paper", "--config=mine"], mine={"x-v0": dict(alpha=7.0)})
+    assert (args.config, args.alpha) == ("mine", 7.0)
 
 
 def test_an_own_file_has_its_tasks_values(capsys):
@@ -121,9 +150,13 @@ def test_help_shows_the_values_and_their_origin(capsys):
 
 
 @pytest.mark.parametrize("argv, match", [
-    (["--seeds", "1", "1"], "--seeds 1 1: give one or more seeds"), (["--updates", "0"], "--updates 0 is too small"),
-    (["--device", "tpu"], "--device tpu cannot be used .*; --device cpu can"), (["--log-every", "-3"], "--log-every -3 is too small"),
-    (["--eval-workers", "-1"], "--eval-workers -1 is too small"), (["--policy-freq", "0"], "--policy-freq 0 is too small")])
+    (["--seeds", "1", "1"], "--seeds 1 1: give one or more seeds"), (["--updates", "0"], r"--updates 0: give a number in \[1, 1e12\]"),
+    (["--device", "meta"], "--device meta: choose auto, cpu, cuda"), (["--log-every", "-3"], "--log-every -3: give a number"),
+    (["--eval-workers", "-1"], "--eval-workers -1: give a number"), (["--policy-freq", "0"], "--policy-freq 0: give a number"),
+    (["--seeds", "-1"], "--seeds -1: give"), (["--seeds", str(2**64)], f"--seeds {2**64}: give"), (["--seeds"], "--seeds : give one or more"),
+    (["--eval-env", "hopper"], "--eval-env hopper: no D4RL task"), (["--lr"], "Missing value for argument '--lr'"), (["--lr", "x"], "--lr: could not convert"),
+    (["--policyfreq", "3"], "--policyfreq, 3; did you mean --policy-freq"), (["--view", "x"], "invalid choice 'x' for argument '--view'"),
+    (["--runs", "/dev/null/runs"], "--runs /dev/null/runs: nothing can be written to /dev/null")])
 def test_bad_flags(argv, match):
     with pytest.raises(InputError, match=match):
         parse(td3_bc.Args, PAPER, argv)
@@ -184,7 +217,7 @@ def test_own_data_train_without_a_task(tmp_path, capsys):
 def test_run_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     code, _, err = run_script(SCRIPT, *script_flags(tmp_path))
-    assert code == 2 and re.search("cannot write .*runs.*; free space or choose another folder with --runs", one_line(err))
+    assert code == 2 and re.search("--runs .*/runs: nothing can be written to .*/runs .Not a directory", one_line(err))
 
 
 def test_full_disk_leaves_the_last_checkpoint_whole(tmp_path):
@@ -227,11 +260,12 @@ def finished_run(tmp_path):
     (None, ["--alpha", "9"], "the run has alpha=2.5 and keeps it"),
     (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\), updates=4 and keeps it"),
     ("other", [], "a run of rorl.py; continue it with that file"),
-    ("no config", [], "no run of this version"),
-    ("bad config", [], "no run of this version"),
-    ("old flags", [], "no run of this version .*unexpected keyword argument 'gone'"),
+    ("no config", [], "no run folder, or a broken one .it has no config.json"),
+    ("bad config", [], "no run folder, or a broken one"),
+    ("old flags", [], "its config.json does not fit this version: Unrecognized options: --gone=1"),
+    ("bad flags", [], "its config.json does not fit this version: --tau 2.0: give a number"),
     ("checkpoint", [], "checkpoint.pt: cannot be continued"),
-    ("device", [], "--device nonsense cannot be used"),
+    ("device", [], "--device nonsense: choose"),
     ("data", [], "its data had SHA-256 .*, .*hopper.npz has"),
 ])
 def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
@@ -248,6 +282,9 @@ def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
     elif damage == "old flags":
         config["args"]["gone"] = 1
+        (folder / "config.json").write_text(json.dumps(config))
+    elif damage == "bad flags":
+        config["args"]["tau"] = 2
         (folder / "config.json").write_text(json.dumps(config))
     elif damage == "checkpoint":
         (folder / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes()[:1000])

@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import tyro
@@ -20,8 +21,8 @@ ALGORITHMS = sorted((ROOT / "algorithms").glob("*.py"))
 COMMON = sorted((ROOT / "common").glob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem != "__init__")
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
-BUDGETS = {"td3_bc": 215, "sac_n": 245, "edac": 275, "pbrl": 280, "rorl": 330, "bc": 215, "iql": 235, "sql_eql": 270, "xql": 285,
-           "awac": 220, "one_step": 215}  # lines a file may have
+BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 240, "sql_eql": 275, "xql": 290,
+           "awac": 225, "one_step": 220}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -87,7 +88,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in ("dynamics", "terminations")}
-    assert sum(lines.values()) <= 1400 and max(lines.values()) <= 350, lines
+    assert sum(lines.values()) <= 1600 and max(lines.values()) <= 350, lines
     for path in ALGORITHMS + COMMON + SCRIPTS + ENGINE:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
@@ -102,6 +103,9 @@ def test_flags(path):
     assert len(own) <= 20 and {"env", "seeds", "updates"} <= own
     class_source = path.read_text().partition("class Args(RunArgs):\n")[2].partition("\n\n")[0]
     assert all(re.search(r"  # \S", line) for line in class_source.splitlines())  # the comment is the help text
+    for name, hint in get_type_hints(module.Args, include_extras=True).items():  # a number's valid range is where it is declared
+        text = str(hint)
+        assert "metavar='" in text or not re.search(r"\b(int|float)\b", text), name
     for table in [value for name, value in vars(module).items() if name.isupper() and name[0] != "_" and isinstance(value, dict)]:
         for dataset, values in table.items():
             module.Args(**values)  # names that exist
