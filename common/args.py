@@ -153,6 +153,8 @@ def _checked(args, here):
     if here and not args.resume:
         there = next(path for path in (args.runs, *args.runs.absolute().parents) if os.path.exists(path))
         try:
+            with contextlib.suppress(FileNotFoundError):  # what is not there yet is made, if its name can be one
+                args.runs.stat()
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
             raise InputError(f"--runs {args.runs}: nothing can be written to {there} ({error.strerror})") from None
