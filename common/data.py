@@ -4,6 +4,7 @@ Where the arrays come from and whether they are sound is in common/sources.py; h
 `python -m common.data to-minari hopper-medium-v2` converts a D4RL dataset to the Minari dataset d4rl/hopper/medium-v2.
 """
 
+import os
 import warnings
 from collections import namedtuple
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common import InputError, friendly
-from common.sources import D4RL, read_arrays
+from common.sources import D4RL, minari_folder, read_arrays
 
 REWARDS = {  # --reward: (reward, first row of every episode) -> reward
     "raw": lambda r, starts: r,
@@ -32,8 +33,9 @@ class Dataset:
     """Transitions on one device: `obs action reward next_obs done` as in Batch, with N rows.
 
     `name`: as given; `task`: the D4RL name or Minari id it belongs to, None for own arrays; `source`: facts for a run's
-    config (kind d4rl, minari, file or standin, path, sha256, view, rows); `rows`: (N, 2 S + A + 2) float32, a row a
-    transition, so that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
+    config (kind d4rl, minari, file or standin, path, sha256, view, rows; action_low and action_high, the bounds that were
+    scaled to -1 and 1, if others; env, has a Minari dataset one?); `rows`: (N, 2 S + A + 2) float32, a row a transition,
+    so that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
     `last_next_action`: (E, A), the action after each episode's last row, NaN where unknown; None: unknown everywhere.
     """
     name: str
@@ -48,7 +50,8 @@ class Dataset:
     def __post_init__(self):
         self.device = self.rows.device
         self.obs, self.action, self.reward, self.next_obs, self.done = self._split(self.rows)
-        std, mean = torch.std_mean(self.obs.cpu().double(), 0, correction=0)
+        parts = self.obs.tensor_split(max(1, self.obs_size // 2), 1)  # two or three columns: float64 is large
+        std, mean = map(torch.cat, zip(*(torch.std_mean(part.cpu().double(), 0, correction=0) for part in parts)))
         self.obs_mean, self.obs_std = mean.float().to(self.device), std.float().to(self.device)
         self.standin = self.source["kind"] == "standin"
 
@@ -95,31 +98,37 @@ class Dataset:
 
 
 def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str = "raw", standin: bool = True,
-                 standin_rows: int = 1_000_000) -> Dataset:
+                 standin_rows: int = 1_000_000, action_low=(), action_high=()) -> Dataset:
     """Find, check and load a dataset.
 
-    `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A) in [-1, 1],
-    rewards (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
+    `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A), rewards
+    (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
     `qlearning_dataset` (no rows that a timeout cuts, no last row; only their actions stay, as next actions); next_obs,
-    every row, timeouts as ordinary ones; auto, d4rl for D4RL names and files without next_observations. `reward`: a key
-    of REWARDS. `standin`: may one of `standin_rows` replace a D4RL dataset that cannot be had. InputError: what is
+    every row, timeouts as ordinary ones; auto, d4rl for D4RL names and files without next_observations, whose true
+    ends all stay.
+    `reward`: a key of REWARDS. `standin`: may one of `standin_rows` replace a D4RL dataset that cannot be had.
+    `action_low`, `action_high`: bounds of the file's actions, a number or one for each dimension, scaled to [-1, 1];
+    without, those in the file (arrays of these names) or of Minari's action space, else -1 and 1. InputError: what is
     wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
         raise InputError(f"--reward {reward} is unknown; choose from {', '.join(REWARDS)}")
-    arrays, source = read_arrays(env, standin, standin_rows)
+    arrays, source = read_arrays(env, standin, standin_rows, action_low, action_high)
     if view == "auto":
         view = "d4rl" if source["kind"] in ("d4rl", "standin") or "next_observations" not in arrays else "next_obs"
-    columns, episodes, last_next_action = transitions(arrays, view, env, D4RL.get(env))
+    columns, keep, episodes, last_next_action = _view(arrays, view, env, D4RL.get(env))
+    sizes = [column.shape[1] for column in columns[:2]]
+    del arrays  # so that no more than it and `rows` are ever in memory
+    rows = _side_by_side(columns, keep)
     with np.errstate(divide="ignore", invalid="ignore"):
-        columns[2] = REWARDS[reward](columns[2].astype(np.float64), episodes[:, 0])
-    if not np.isfinite(columns[2]).all():
+        rewards = REWARDS[reward](rows[:, sum(sizes)].astype(np.float64), episodes[:, 0])
+    if not np.isfinite(rewards).all():
         raise InputError(f"{env}: --reward {reward} divides by zero here: all rewards or all returns are the same")
-    rows = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1, dtype=np.float32)
+    rows[:, sum(sizes)] = rewards
     print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
     task = env.removeprefix("d4rl/").replace("/", "-", 1) if env.startswith("d4rl/") else env  # of to_minari
     return Dataset(env, None if source["kind"] == "file" else task, source | {"view": view, "rows": len(rows)},
-                   torch.from_numpy(rows).to(device), *(c.shape[1] for c in columns[:2]), torch.from_numpy(episodes),
+                   torch.from_numpy(rows).to(device), *sizes, torch.from_numpy(episodes),
                    None if last_next_action is None else torch.from_numpy(last_next_action).float())
 
 
@@ -131,20 +140,46 @@ def transitions(arrays: dict, view: str, name: str, facts: dict | None = None
     last_next_action: the view d4rl drops the row of a timeout, so that row's action follows the last kept one; the view
     next_obs keeps it, and what would have been done after it is unknown: None.
     """
+    columns, keep, episodes, last_next_action = _view(arrays, view, name, facts)
+    return [column[keep] for column in columns], episodes, last_next_action
+
+
+def _view(arrays, view, name, facts):
+    """As `transitions`, but columns of all rows, and which of them are kept (N,)."""
     obs, terminals, next_obs = arrays["observations"], arrays["terminals"], arrays.get("next_observations")
     if view != "d4rl" and (view != "next_obs" or next_obs is None):
         raise InputError(f"{name}: no view {view}; there are d4rl and, for files with `next_observations`, next_obs")
-    timeouts = _timeouts(arrays, name, facts)
-    keep = np.flatnonzero(~timeouts[:-1]) if view == "d4rl" else np.arange(len(obs))
-    if len(keep) == 0:
+    timeouts, keep = _timeouts(arrays, name, facts), np.ones(len(obs), bool)
+    if view == "d4rl":
+        keep = ~timeouts
+        keep[-1] = False
+        if next_obs is None and not facts:  # a true end needs no next observation; D4RL's names are as in the papers
+            keep |= terminals
+    if not keep.any():
         raise InputError(f"{name}: view {view} leaves no transitions of the {len(obs)} rows in the file")
     if next_obs is None:
-        next_obs = np.where(terminals[:, None], obs, np.roll(obs, -1, axis=0))
-    ends = terminals | timeouts
-    cuts = np.flatnonzero(np.diff((np.cumsum(ends) - ends)[keep])) + 1  # where the number of the episode changes
-    episodes = np.stack([np.r_[0, cuts], np.r_[cuts, len(keep)]], axis=1).astype(np.int64)
-    columns = [x[keep] for x in (obs, arrays["actions"], arrays["rewards"], next_obs, terminals)]
-    return columns, episodes, arrays["actions"][keep[episodes[:, 1] - 1] + 1] if view == "d4rl" else None
+        next_obs = np.concatenate([obs[1:], obs[:1]])
+        np.copyto(next_obs, obs, where=terminals[:, None])
+    ends = arrays.get("ends", terminals | timeouts)
+    kept = np.flatnonzero(keep)
+    cuts = np.flatnonzero(np.diff((np.cumsum(ends) - ends)[kept])) + 1  # where the number of the episode changes
+    episodes = np.stack([np.r_[0, cuts], np.r_[cuts, len(kept)]], axis=1).astype(np.int64)
+    after = np.minimum(kept[episodes[:, 1] - 1] + 1, len(obs) - 1)  # past the file's end only after a true one
+    return ([obs, arrays["actions"], arrays["rewards"], next_obs, terminals], keep, episodes,
+            arrays["actions"][after] if view == "d4rl" else None)
+
+
+def _side_by_side(columns, keep) -> np.ndarray:
+    """(kept rows, sum of sizes) float32 of a list of columns, which is emptied: each is let go once it is copied."""
+    sizes = [column[0].size for column in columns]
+    rows, step = np.empty((keep.sum(), sum(sizes)), np.float32), max(1, 2**22 // max(sizes))
+    while columns:
+        column, row, place = columns.pop(), 0, sum(sizes[:len(columns)])
+        for start in range(0, len(keep), step):  # in pieces: no second copy of a whole column
+            piece = column[start:start + step][keep[start:start + step]]
+            rows[row:row + len(piece), place:place + sizes[len(columns)]] = piece.reshape(len(piece), -1)
+            row += len(piece)
+    return rows
 
 
 def _timeouts(arrays, name, facts):
@@ -170,7 +205,7 @@ def to_minari(env: str) -> str:
     from minari.data_collector import EpisodeBuffer
     if not (facts := D4RL.get(env)):
         raise InputError(f"{env}: D4RL has no dataset of this name")
-    if (name := "d4rl/" + env.replace("-", "/", 1)) in minari.list_local_datasets():
+    if os.path.exists(minari_folder(name := "d4rl/" + env.replace("-", "/", 1))):
         raise InputError(f"{name}: is a Minari dataset already; `minari delete {name}` first")
     arrays, source = read_arrays(env, standin=False)
     obs, action, terminals = arrays["observations"], arrays["actions"], arrays["terminals"]

@@ -1,8 +1,8 @@
-"""Where a dataset's arrays come from, and whether they are sound.
+"""Where a dataset's arrays come from.
 
-A name is looked up in this order, and a line says where it was found: (1) a path ending in .hdf5 or .npz, own arrays;
-(2) an id with a `/`, Minari; (3) the cache ($SOLO_CACHE, else ~/.cache/solo) of converted D4RL files; (4) D4RL's own
-folder ($D4RL_DATASET_DIR, else ~/.d4rl/datasets); (5) download ($SOLO_MIRRORS replaces the mirrors); (6) a stand-in.
+A name is looked up in this order, and a line says where it was found: (1) an own file, see `own_file`; (2) an id with a
+`/`, Minari; (3) the cache ($SOLO_CACHE, else ~/.cache/solo) of converted D4RL files; (4) D4RL's own folder
+($D4RL_DATASET_DIR, else ~/.d4rl/datasets); (5) download ($SOLO_MIRRORS replaces the mirrors); (6) a stand-in.
 """
 
 import contextlib
@@ -24,22 +24,42 @@ import numpy as np
 from tqdm import tqdm
 
 from common import InputError, lock
+from common.files import BOUNDS, REQUIRED, checked, digest, irregular, read, reading, scale, sha256, stored
 
 MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
 SUFFIXES = (".hdf5", ".h5", ".npz")  # of files of the user's own
-REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
 with open(Path(__file__).parent / "d4rl.csv") as table:
     D4RL = {row["dataset"]: row for row in csv.DictReader(table)}  # D4RL's facts about its datasets, as strings
 
 
-def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000) -> tuple[dict[str, np.ndarray], dict]:
-    """All rows of a dataset in D4RL's layout, checked, and their source. Arguments and errors as `load_dataset`."""
-    path = Path(env).expanduser()
-    if path.suffix in SUFFIXES:
-        return _checked(_read(path)[0], env), {"kind": "file", "path": str(path), "sha256": _sha256(path)}
+def own_file(env: str) -> Path | None:
+    """The path of an own file, or None: D4RL's names and Minari's ids.
+
+    It is an own file if it ends like one, in any case of letters, or starts like a path (/ . ~), or is there and is no
+    folder. D4RL's names never are (write ./NAME), and a file goes before a Minari dataset of the same name.
+    """
+    path = os.path.expanduser(env)
+    there = os.path.exists(path) and not os.path.isdir(path)
+    own = there or env.startswith(("/", ".", "~")) or Path(env).suffix.lower() in SUFFIXES
+    return Path(path) if own and env not in D4RL else None
+
+
+def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000, action_low=(), action_high=()
+                ) -> tuple[dict[str, np.ndarray], dict]:
+    """All rows of a dataset in D4RL's layout, checked, and their source. Arguments and errors as `load_dataset`.
+
+    `ends` (N,) is there too where episodes of Minari go on after a true end.
+    """
+    if path := own_file(env):
+        arrays, _ = read(path, env)
+        source = {"kind": "file", "path": str(path.absolute()), "sha256": sha256(path)}
+        return arrays, source | scale(arrays, env, (action_low, action_high), [arrays.pop(key, ()) for key in BOUNDS])
     if "/" in env:
-        return _read_minari(env)
+        arrays, source, space = _read_minari(env)
+        return arrays, source | scale(arrays, env, (action_low, action_high), (space.low, space.high))
     if facts := D4RL.get(env):
+        if np.size(action_low) or np.size(action_high):
+            raise InputError(f"{env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
         return _read_d4rl(env, facts, standin, standin_rows)
     near = ", ".join(difflib.get_close_matches(env, D4RL, 3, 0.4)) or "hopper-medium-v2"
     raise InputError(f"{env}: no such dataset; did you mean {near}? (Own data: a path that ends in .npz or .hdf5. "
@@ -47,13 +67,13 @@ def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000) -
 
 
 def cache_file(name) -> Path:
-    return Path(os.environ.get("SOLO_CACHE") or "~/.cache/solo").expanduser() / name
+    return Path(os.path.expanduser(os.environ.get("SOLO_CACHE") or "~/.cache/solo")).absolute() / name
 
 
 def _read_d4rl(env, facts, standin, standin_rows):
     def known():
-        if cached.is_file():
-            arrays, source = _read(cached)
+        if os.path.isfile(cached):
+            arrays, source = read(cached)
             if facts["sha256"] in ("", source.get("sha256")):
                 return arrays, source | {"path": str(cached)}
 
@@ -70,7 +90,7 @@ def _alone(path):
     descriptor = None
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".lock").open("a").close()
+        os.close(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666))
         while not (descriptor := lock(path.with_suffix(".lock"))):
             time.sleep(0.2)
     try:
@@ -82,16 +102,17 @@ def _alone(path):
 
 def _fetch(env, facts, cached, standin, standin_rows):
     name = Path(facts["path"]).name
-    local = Path(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets").expanduser() / name
+    local = Path(os.path.expanduser(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")).absolute() / name
     with tempfile.TemporaryDirectory() as folder:
         path, origin = local, str(local)
-        if not local.is_file():
+        if not os.path.exists(local):
             impatient = any(cached.parent.glob(f"{env}.standin-*"))  # its stand-in is there already
             path, origin = download(facts, Path(folder), timeout=2.0 if impatient else 10.0)
         elif why := _wrong(local, facts):
-            raise InputError(f"{local} {why}; delete it or fetch it again")
+            raise InputError(f"{local} {why}; fetch it again")
         if path:
-            arrays, source = _checked(_read(path)[0], env), {"kind": "d4rl", "sha256": _sha256(path), "origin": origin}
+            arrays, source = read(path, env)[0], {"kind": "d4rl", "sha256": sha256(path), "origin": origin}
+            scale(arrays, env, ((), ()), [arrays.pop(key, ()) for key in BOUNDS])
             _write_npz(cached, arrays, source)
             return arrays, source | {"path": origin}
     if not (standin and facts["standin"]):
@@ -102,11 +123,11 @@ def _fetch(env, facts, cached, standin, standin_rows):
     made = cache_file(f"{env}.standin-{standin_hash(policies, standin_rows)}.npz")
     print(f"{'!' * 110}\n!! STAND-IN DATA, not D4RL's: {env} is not at hand ({origin}).\n!! Made with this project's "
           f"own policies; compare its scores with nothing published. --no-standin refuses it.\n{'!' * 110}")
-    if made.is_file():
-        arrays, source = _read(made)
+    if os.path.isfile(made):
+        arrays, source = read(made)
         return arrays, source | {"path": str(made)}
     arrays = generate(env, policies, standin_rows)
-    source = {"kind": "standin", "sha256": _digest(arrays), "policies": policies}
+    source = {"kind": "standin", "sha256": digest(arrays), "policies": policies}
     return arrays, source | {"path": _write_npz(made, arrays, source)}
 
 
@@ -140,25 +161,15 @@ def download(facts: dict, folder: Path, timeout: float = 10.0) -> tuple[Path | N
 
 def _wrong(path, facts, size=0) -> str:
     """What is wrong with a D4RL file, as far as its signature, size and SHA-256 are known; else an empty string."""
+    if why := irregular(path):
+        return why
     with open(path, "rb") as file:
         signature = file.read(8)
     if signature != b"\x89HDF\r\n\x1a\n":
         return f"is not an HDF5 file (it starts with {signature!r})"
     if (have := path.stat().st_size) != (want := int(facts["bytes"] or size or have)):
         return f"has {have:,} bytes of {want:,}"
-    return "has the wrong SHA-256" if facts["sha256"] and _sha256(path) != facts["sha256"] else ""
-
-
-def _read(path) -> tuple[dict[str, np.ndarray], dict]:
-    """D4RL's keys of an .npz or HDF5 file, and a cache file's source; the rest (infos, metadata) is left alone."""
-    import h5py
-    try:
-        with np.load(path, allow_pickle=False) if path.suffix == ".npz" else h5py.File(path) as file:
-            source = json.loads(str(file["source"])) if path.suffix == ".npz" and "source" in file else {}
-            return {key: file[key][()] for key in REQUIRED + OPTIONAL if key in file}, source
-    except Exception as error:  # NumPy, zip, zlib and HDF5 each raise their own kinds
-        why = f"cannot be read ({error}); damaged? Delete it or mend it" if path.is_file() else "no such file"
-        raise InputError(f"{path}: {why}") from None
+    return "has the wrong SHA-256" if facts["sha256"] and sha256(path) != facts["sha256"] else ""
 
 
 def _write_npz(path, arrays, source) -> str:
@@ -178,63 +189,59 @@ def _write_npz(path, arrays, source) -> str:
             part.unlink()
 
 
-def _sha256(path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _digest(arrays) -> str:
-    return hashlib.sha256(b"".join(key.encode() + arrays[key].tobytes() for key in sorted(arrays))).hexdigest()
-
-
-def _checked(arrays: dict, name: str) -> dict[str, np.ndarray]:
-    """The arrays with one shape and type each, or an InputError that names the first thing wrong with them."""
-    if missing := [f"`{key}`" for key in REQUIRED if key not in arrays]:
-        raise InputError(f"{name}: lacks {', '.join(missing)}")
-    (rows, *_), checked = np.atleast_1d(arrays["observations"]).shape, {}
-    if rows == 0:
-        raise InputError(f"{name}: has no transitions (zero rows)")
-    for key, array in arrays.items():
-        wide = key in ("observations", "actions", "next_observations")
-        array = array[:, 0] if not wide and array.ndim == 2 and array.shape[1] == 1 else array
-        if array.ndim != 1 + wide or array.dtype.kind not in "fiub" or wide and array.shape[1] == 0:
-            expected = "(N, size)" if wide else "(N,)"
-            raise InputError(f"{name}: `{key}` has shape {array.shape} and type {array.dtype}, not numbers {expected}")
-        like = arrays["observations"].shape if key == "next_observations" else (rows,)
-        if array.shape[:len(like)] != like:
-            raise InputError(f"{name}: `{key}` has shape {array.shape}, `observations` {arrays['observations'].shape}")
-        with np.errstate(over="ignore"):
-            checked[key] = array.astype(np.float32, copy=False)
-        if not (finite := np.isfinite(checked[key])).all():
-            row = np.argwhere(~finite)[0, 0]
-            raise InputError(f"{name}: `{key}` is NaN or infinite in row {row:,}; mend or drop that row")
-        if key in ("terminals", "timeouts"):
-            checked[key] = array.astype(bool, copy=False)
-    if (largest := np.abs(checked["actions"]).max()) > 1 + 1e-5:
-        raise InputError(f"{name}: actions reach {largest:.3g}, outside [-1, 1]; rescale them")
-    return checked
+def minari_folder(env: str) -> Path:
+    """Of a dataset's files; folders that do not belong there, and end Minari's own list, do not matter."""
+    root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
+    return Path(root, env, "data")
 
 
 def _read_minari(env):
     import minari
     from gymnasium.spaces import Box
     try:
-        if env not in minari.list_local_datasets():
+        if not os.path.isdir(minari_folder(env)):
             minari.download_dataset(env)
-        dataset = minari.load_dataset(env)
-    except Exception as error:  # Minari, Hugging Face and the HTTP library each raise their own kinds
+    except Exception as error:
         raise InputError(f"{env}: no such Minari dataset, here or remote ({type(error).__name__}: {error})") from None
-    for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise InputError(f"{env}: {what} are {space}; only flat Box spaces can be used")
-    files = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(dataset.storage.data_path).iterdir())]
-    cached = cache_file(f"minari-{env.replace('/', '_')}-{hashlib.sha256(repr(files).encode()).hexdigest()[:8]}.npz")
-    if cached.is_file():
-        arrays, source = _read(cached)
-        return arrays, source | {"path": str(cached)}
-    episodes = list(dataset.iterate_episodes())
-    columns = {"observations": [e.observations[:-1] for e in episodes], "actions": [e.actions for e in episodes],
-               "rewards": [e.rewards for e in episodes], "next_observations": [e.observations[1:] for e in episodes],
-               "terminals": [e.terminations for e in episodes], "timeouts": [e.truncations for e in episodes]}
-    arrays = _checked({key: np.concatenate(parts or [[]]) for key, parts in columns.items()}, env)
-    source = {"kind": "minari", "sha256": _digest(arrays)}
-    return arrays, source | {"path": _write_npz(cached, arrays, source)}
+    with reading(env):
+        files = sorted(minari_folder(env).rglob("*"))
+        if strange := [path.name for path in files if not path.is_dir() and irregular(path)]:
+            raise ValueError(f"{strange[0]} is no regular file")
+        facts = json.loads((minari_folder(env) / "metadata.json").read_text(encoding="utf-8"))
+        if not isinstance(facts["observation_space"], str) or not isinstance(facts["action_space"], str):
+            raise ValueError("its metadata lacks the spaces")  # Minari would make the environment that the file names
+        dataset = minari.load_dataset(env)
+        for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
+            if not isinstance(space, Box) or len(space.shape) != 1:
+                raise InputError(f"{env}: {what} are {space}; only flat Box spaces can be used")
+        known = repr((2, env, [(path.name, path.stat().st_mtime_ns) for path in files]))  # 2: count on with `_episodes`
+        cached = cache_file(f"minari-{env.replace('/', '_')}-{hashlib.sha256(known.encode()).hexdigest()[:8]}.npz")
+        if os.path.isfile(cached):
+            arrays, source = read(cached)
+            source["path"] = str(cached)
+        else:
+            arrays = checked(_episodes(env, dataset), env)
+            source = {"kind": "minari", "sha256": digest(arrays)}
+            source["path"] = _write_npz(cached, arrays, source)
+    return arrays, source | {"env": bool(facts.get("env_spec") or facts.get("eval_env_spec"))}, dataset.action_space
+
+
+def _episodes(env, dataset):
+    """(key, array) of a Minari dataset, whose episodes end where Minari's do: by a true end, else by a timeout."""
+    import h5py
+    if (path := minari_folder(env) / "main_data.hdf5").exists():
+        with h5py.File(path) as file:
+            file.visititems_links(lambda key, link: stored(file, key))
+    parts = {key: [] for key in (*REQUIRED, "next_observations", "ends")}
+    for e in dataset.iterate_episodes():
+        with np.errstate(over="ignore"):
+            obs, action = np.asarray(e.observations, np.float32), np.asarray(e.actions, np.float32)
+        last = np.arange(len(e.rewards)) == len(e.rewards) - 1
+        for key, column in zip(parts, (obs[:-1], action, e.rewards, e.terminations, obs[1:], last)):
+            parts[key].append(column)
+    terminals, ends = (np.concatenate(parts.pop(key) or [[]]).astype(bool) for key in ("terminals", "ends"))
+    for key in list(parts):
+        yield key, np.concatenate(parts.pop(key) or [[]])
+    yield from {"terminals": terminals, "timeouts": ends & ~terminals}.items()
+    if (terminals & ~ends).any():  # the two above do not tell
+        yield "ends", ends

@@ -219,7 +219,7 @@ def test_random_flags_equal_the_loop(seed, with_next):
     rows, numbers, labels = qlearning_loop(f)
     rows[:, 7:11] = (f["next_observations"] if with_next else np.where(f["terminals"][:, None], f["observations"],
                                                                         np.roll(f["observations"], -1, axis=0)))[numbers]
-    columns, episodes, _ = transitions(f, "d4rl", "f", None)
+    columns, episodes, _ = transitions(f, "d4rl", "f", D4RL["ant-medium-v2"])
     np.testing.assert_array_equal(np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1), rows)
     assert episodes.tolist() == bounds(labels)
     if with_next:
@@ -673,7 +673,7 @@ BAD = {
     "too large for float32": (edit("rewards", at(7, 1e300)), "`rewards` .*row 7"),
     "zero rows": (lambda f: f.update({key: f[key][:0] for key in f}), "no transitions"),
     "action above 1": (edit("actions", at(3, 1.5)), r"actions reach 1.5, outside \[-1, 1\]"),
-    "action below -1": (edit("actions", at(3, -2)), r"actions reach 2, outside \[-1, 1\]"),
+    "action below -1": (edit("actions", at(3, -2)), r"actions reach -2, outside \[-1, 1\]"),
     "flat observations": (edit("observations", lambda c: c[:, 0]), r"`observations` has shape \(50,\)"),
     "images": (edit("observations", lambda c: c.reshape(50, 2, 2)), r"`observations` has shape \(50, 2, 2\)"),
     "rewards of two": (edit("rewards", lambda c: np.stack([c, c], 1)), r"`rewards` has shape \(50, 2\)"),
@@ -793,7 +793,7 @@ def test_unknown_names(env, match):
 
 def test_folder_in_place_of_a_file(tmp_path):
     (tmp_path / "f.hdf5").mkdir()
-    with refuses("no such file"):
+    with refuses("f.hdf5: is no regular file"):
         load_dataset(str(tmp_path / "f.hdf5"))
 
 
