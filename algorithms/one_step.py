@@ -54,7 +54,7 @@ class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 2_600_000  # gradient steps, all stages together
-    stages: Annotated[tuple[int, int, int], within("[0, 1e6]")] = (5, 20, 1)  # shares: cloning, SARSA, improvement
+    stages: Annotated[tuple[int, int, int], within("[0, 1e6]")] = (5, 20, 1)  # of updates: A, B and C
     batch_size: Size = 512  # B
     hidden_size: Size = 1024  # width of the two hidden layers
     lr: Positive = 1e-4  # of all networks
@@ -199,7 +199,8 @@ class OneStep:
 
 
 def main(args: Args):
-    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows)
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
+                        args.action_low, args.action_high)
     if not len(data.followed):  # which (2) draws
         raise InputError(f"{data.name}: no row has a next action; one-step RL needs them")
     agents = [OneStep(args, data, seed) for seed in args.seeds]

@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from common import InputError
-from common.sources import D4RL, SUFFIXES
+from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
 KINDS = {  # what config.json must have: {name: is this such a value?}
@@ -114,7 +114,7 @@ def parse(Args, paper: dict, argv: list[str] | None = None, here: bool = True, *
             raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
         return _checked(args, here)
     env, config, tables = first.env, first.config, {"paper": paper, **configs}
-    task = first.eval_env if Path(env).suffix in SUFFIXES else env  # an own file has its task's values
+    task = first.eval_env if own_file(env) else env  # an own file has its task's values
     if config not in tables:
         raise InputError(f"--config {config} is unknown; choose from {', '.join(tables)}")
     values = tables[config].get(task)
