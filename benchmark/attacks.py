@@ -22,7 +22,8 @@ Paper / authors' code / here:
   every eps and for every agent. Report `worst`, the least score of all attacks: one attack's failure proves nothing.
 
 Episodes start where the run's own evaluations start, so that eps 0 repeats its last evaluation. Rows are written to
-attacks.csv in the run's folder and not computed again; a figure (score against eps) and all rows go to --out.
+attacks.csv in the run's folder and not computed again; a figure (score against eps) and all rows go to --out, under a
+name that is another for other runs or flags. A run folder is data: only files in algorithms/ are loaded, or --script.
 
 Run: python benchmark/attacks.py runs/rorl-hopper-medium-v2-20261121-091549-151
 """
@@ -42,7 +43,7 @@ from tqdm import tqdm
 
 from benchmark.engine.figures import attack_figure
 from benchmark.engine.files import whole
-from benchmark.engine.runs import Run, label, load_agent, read_run
+from benchmark.engine.runs import Run, label, load_agent, named, read_run
 from common import InputError, friendly
 from common.args import usable_device
 from common.evaluation import normalized_score
@@ -63,7 +64,9 @@ class Args:
     episodes: int = 10  # episodes per agent, attack and radius, side by side
     device: str = "auto"  # where candidates are scored: auto, cpu, cuda; the agent acts on the CPU, as in evaluations
     seed: int = 0  # of the attacker's noise
+    script: tuple[Path, ...] = ()  # your own algorithms' files, for runs that they trained: my_idea.py
     out: Path = Path("results/attacks")  # folder for the table and the figure
+    name: str = ""  # of the table and the figure; default: after the runs and flags
 
 
 def jeffreys(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
@@ -187,10 +190,23 @@ def variants(args: Args) -> list[tuple[str, str, str]]:
     return found
 
 
+def own_scripts(files: tuple[Path, ...], runs: list[Run]) -> dict[str, Path]:
+    """{algorithm: file} of --script. InputError: no such file, two of one name, or no run of it."""
+    scripts = {path.stem: path for path in files}
+    for path in files:
+        if path.suffix != ".py" or not path.is_file():
+            raise InputError(f"--script {path}: there is no such file, or it does not end in .py")
+        if scripts[path.stem] != path:
+            raise InputError(f"--script {path} {scripts[path.stem]}: two files of one name, which trained what?")
+        if path.stem not in {run.algorithm for run in runs}:
+            raise InputError(f"--script {path}: none of these runs is of {path.stem}")
+    return scripts
+
+
 class Target:
     """A run's agents and what attacks them, checked before anything is computed. InputError: what is in the way."""
 
-    def __init__(self, run: Run, seeds: list[int], critic: Run | None, args: Args):
+    def __init__(self, run: Run, seeds: list[int], critic: Run | None, args: Args, scripts: dict[str, Path]):
         self.run, self.seeds, self.task, self.physics = run, seeds, run.config["task"], run.config["physics"]
         if not self.task:
             raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
@@ -199,18 +215,21 @@ class Target:
             raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
         if run.checkpoint["step"] < run.config["args"]["updates"]:
             print(f"{run.folder}: unfinished, attacked at update {run.checkpoint['step']:,}")
-        self.agents = [self._load(run, seed, args) for seed in seeds]
+        self.agents = [self._load(run, seed, args, scripts) for seed in seeds]
+        if (there := self.env.observation_space.shape[0]) != (size := self.agents[0].data.obs_size):
+            raise InputError(f"{run.folder}: {self.task} has observations of {there} numbers, its networks take {size}")
         self.critic = f"{critic.folder.name}@{critic.checkpoint['step']}" if critic else "own"
         owners = self.agents
         if critic:
-            owners = [self._load(critic, seed if seed in critic.seeds else critic.seeds[0], args) for seed in seeds]
+            owners = [self._load(critic, seed if seed in critic.seeds else critic.seeds[0], args, scripts)
+                      for seed in seeds]
         self.critics = [getattr(owner, "critics", None) for owner in owners]
         if "min-q" in args.attack and None in self.critics:
             raise InputError(f"{(critic or run).folder}: has no critics for min-q; name a run that has some with "
                              "--critic, or leave min-q out of --attack")
 
-    def _load(self, run, seed, args):
-        return load_agent(run, seed, self.env.action_space.shape[0], args.device)
+    def _load(self, run, seed, args, scripts):
+        return load_agent(run, seed, self.env.action_space.shape[0], args.device, scripts)
 
 
 def robot(task: str | None) -> str:
@@ -269,7 +288,8 @@ def table(rows: list[dict]) -> list[list[str]]:
 
 
 def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name: str, critics={}) -> list[dict]:
-    """Attack agents {label: [(run, seeds)]}; print tables, write `name`.csv and `name`.png to args.out.
+    """Attack agents {label: [(run, seeds)]}; print tables, write `name`.csv and `name`.png to args.out; without a name,
+    one after the rows that they hold.
 
     `critics`: {task: run} whose critics attack all agents in min-q, in place of --critic.
     """
@@ -281,7 +301,9 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
         raise InputError("--episodes must be at least 1 and --seed at least 0")
     args.device = usable_device(args.device)
     critic = read_run(args.critic) if args.critic else None
-    targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args) for run, seeds in runs]
+    all_runs = [run for runs in agents.values() for run, _ in runs]
+    scripts = own_scripts(args.script, all_runs + [critic] * bool(critic))
+    targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args, scripts) for run, seeds in runs]
                for agent, runs in agents.items()}
     rows = []
     for agent, group in targets.items():
@@ -292,6 +314,7 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
             print(f"\n{agent}, {target.task}{' [stand-in data]' * target.run.standin}, {target.run.folder}")
             for first, *cells in table(found):
                 print(f"{first:>32}" + "".join(f"{cell:>8}" for cell in cells))
+    name = name or named(all_runs, [[row[fact] for fact in ("run", *FACTS)] for row in rows])
     write_rows(args.out / f"{name}.csv", rows)
     attack_figure(rows, args.out / f"{name}.png")
     print(f"\n{args.out / name}.csv and .png")
@@ -312,14 +335,15 @@ def main(args: Args):
         raise InputError("name one or more run folders, for example runs/*")
     alike = {}  # runs that differ in nothing but their seeds are one agent
     for run in runs:
-        facts = run.algorithm, str(run.script), run.settings, run.config["data"].get("sha256"), run.progress
+        facts = run.algorithm, run.script, run.settings, run.config["data"].get("sha256"), run.progress
         alike.setdefault(repr(facts), []).append(run)
     agents, names = {}, [label(group[0]) for group in alike.values()]
     for name, group in zip(names, alike.values()):
         name = f"{name} {group[0].folder.name}" if names.count(name) > 1 else name
         owner = {seed: run for run in group for seed in run.seeds}  # the last one named, of runs with the same seed
-        agents[name] = [(run, [seed for seed in run.seeds if owner[seed] is run]) for run in group]
-    attack_all(agents, args, "attacks")
+        shares = [(run, [seed for seed in run.seeds if owner[seed] is run]) for run in group]
+        agents[name] = [(run, seeds) for run, seeds in shares if seeds]
+    attack_all(agents, args, args.name)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Any set of run folders, finished or not, side by side: learning curves, robust statistics, scores and times.
 
 Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
-statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html and figures.
+statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html and figures, which have the name
+of their one run, or one that is another for every set of runs, unless --name chooses it.
 
 Run: python benchmark/plot.py runs/*
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,8 @@ from benchmark.engine import page
 from benchmark.engine.curves import Group
 from benchmark.engine.figures import colours, curve_figure, profile_figure
 from benchmark.engine.robust import comparisons, profiles, thresholds
-from benchmark.engine.runs import Run, duration, label, read_run
-from benchmark.engine.tables import SCORES, row
+from benchmark.engine.runs import SCORES, Run, duration, label, named, pass_over, plain, read_run
+from benchmark.engine.tables import few, row
 from common import InputError, friendly
 
 NOTE = ("STAND-IN DATA, not D4RL's: made with this project's own policies. No score that is marked so compares with a "
@@ -29,7 +31,7 @@ NOTE = ("STAND-IN DATA, not D4RL's: made with this project's own policies. No sc
 class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders
     out: Path = Path("results")  # folder of the page and the figures
-    name: str = "plot"  # their name
+    name: str = ""  # their name; default: after the runs that they show
     score: Literal["last", "mean_of_last_10", "best"] = "last"  # which evaluations of a run are its score
 
 
@@ -39,13 +41,13 @@ def read(folders: tuple[Path, ...]) -> list[Run]:
     for folder in folders:
         try:
             run = read_run(folder)
-            run.config["args"]["env"], run.config["args"]["updates"], run.flags
-            found[folder.resolve()] = run
-        except (InputError, KeyError, ValueError) as error:
-            reason = error if isinstance(error, InputError) else f"{folder}: its config.json is no run's ({error})"
+            if not run.result and os.path.lexists(folder / "checkpoint.pt"):
+                run.checkpoint
+            found[os.path.realpath(folder)] = run
+        except InputError as error:
             if len(folders) == 1:
-                raise InputError(str(reason)) from None
-            print(f"passed over: {reason}", file=sys.stderr)
+                raise
+            pass_over(error)
     if not found:
         raise InputError("no run folder among them; name some, for example runs/*")
     return sorted(found.values(), key=Run.age)
@@ -55,7 +57,7 @@ def dataset(run: Run) -> str:
     """A panel's name: data, the task where it is not the data's own, and whether it is a stand-in."""
     env, task = run.config["args"]["env"], run.config["args"].get("eval_env", "auto")
     env = Path(env).name if run.config["dataset_source"] == "file" else env
-    return env + f" on {task}" * (task not in ("auto", "none", env)) + " (stand-in data)" * run.standin
+    return plain(env + f" on {task}" * (task not in ("auto", "none", env))) + " (stand-in data)" * run.standin
 
 
 def gather(runs: list[Run]) -> list[Group]:
@@ -64,7 +66,7 @@ def gather(runs: list[Run]) -> list[Group]:
     alike = {}
     for run in runs:
         data = run.config.get("data", {}).get("sha256"), run.standin
-        alike.setdefault(repr((run.algorithm, run.script.resolve(), run.settings, data)), []).append(run)
+        alike.setdefault(repr((run.algorithm, run.script, run.settings, data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
     for group in alike.values():
         owner = {}
@@ -83,16 +85,16 @@ def name(run: Run, firsts: list[Run]) -> str:
     """Its label, and what tells it from other groups with the same label on the same dataset: values, or its folder."""
     same = [other for other in firsts if (dataset(other), label(other)) == (dataset(run), label(run))]
     differ = [key for key, value in run.settings.items() if any(other.settings.get(key) != value for other in same)]
-    told = [f"{key.replace('_', '-')}={run.settings[key]}" for key in differ]
+    told = [plain(f"{key.replace('_', '-')}={run.settings.get(key)}") for key in differ]
     alone = sum(other.settings == run.settings for other in same) == 1
-    return " ".join([label(run), *told, *([] if alone else [run.folder.name])])
+    return plain(" ".join([label(run), *told, *([] if alone else [run.folder.name])]), 200)
 
 
 def text(groups: list[Group], rows: list[dict]) -> str:
     """A table in columns: score, how far unfinished runs are, training time and speed."""
     lines = [["dataset", "algorithm", "score", "seeds", "training", "updates/s", ""]]
     for group, row in zip(groups, rows):
-        times, shown = group.times(), f"{row['mean']} ± {row['std']}" if row["mean"] else "-"
+        times, shown = group.times(), page.pair(row["mean"], row["std"], 2) if row["mean"] else "-"
         speed = times.get("updates_per_second")
         left = f"unfinished: {group.unfinished()}" if group.unfinished() else ""
         lines.append([group.dataset, group.algorithm, shown + " (return)" * group.raw, str(row["seeds"]),
@@ -106,20 +108,23 @@ def main(args: Args):
     sources = [next(iter(group.runs.values())).config["dataset_source"] for group in groups]
     rows = [row(group.dataset, group.algorithm, source, {}, "", list(group.scores(args.score).values()))
             for group, source in zip(groups, sources)]
-    files = [args.out / f"{args.name}.html"]
-    how = f"Normalised score (return where a task has none), {SCORES[args.score]} of each run, mean ± std over seeds."
+    name = args.name or named(list({run.folder: run for group in groups for run in group.runs.values()}.values()),
+                              args.score)
+    files = [args.out / f"{name}.html"]
+    how = (f"Normalised score (return where a task has none), {SCORES[args.score]} of each run, mean ± std over seeds. "
+           f"{few(rows)}".strip())
     notes, colour = [NOTE] * any(group.standin for group in groups), colours(group.algorithm for group in groups)
     print("\n\n".join([text(groups, rows), how, *notes]))
-    page.write(files[0], f"Runs: {args.name}", notes, how, rows, groups, args.score)
+    page.write(files[0], f"Runs: {name}", notes, how, rows, groups, args.score)
     if any(group.curve for group in groups):
-        files.append(args.out / f"{args.name}.curves.png")
+        files.append(args.out / f"{name}.curves.png")
         curve_figure(groups, colour, files[-1])
     if compared := comparisons(groups, args.score):
         panels = {}
         for comparison in compared:
             taus, title = thresholds(comparison.scores), str(comparison).partition(".")[0]
             panels[title + " (stand-in data)" * comparison.standin] = taus, profiles(comparison.scores, taus)
-        files.append(args.out / f"{args.name}.profile.png")
+        files.append(args.out / f"{name}.profile.png")
         profile_figure(panels, colour, files[-1])
     print("\n" + "\n".join(map(str, files)))
 

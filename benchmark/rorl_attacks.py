@@ -17,6 +17,7 @@ from typing import Literal
 from benchmark import attacks
 from benchmark.engine import grid, tables
 from benchmark.engine.grid import Column, Table
+from benchmark.engine.runs import digest
 from common import InputError, friendly
 
 BASELINES = {"sac_10": Column("sac_n", "--config sac-10"), "edac_10": Column("edac", "--config edac-10")}
@@ -34,9 +35,9 @@ def table(ablation: bool, small: bool) -> Table:
     columns |= {"td3_bc": Column("td3_bc", "--updates 30000")} if small else {}
     columns |= {name: Column("rorl", f"{rorl} {off}") for name, off in LOSSES.items()} if ablation else {}
     if small:
-        return Table(name="rorl_attacks_small", title="RORL, small attack models", columns=columns,
+        return Table(name="rorl_attacks_small" + ".ablation" * ablation, title="RORL, small attack models", columns=columns,
                      datasets=("hopper-medium-replay-v2",), seeds=(0,))
-    return Table(name="rorl_attacks", title="RORL, attack models", columns=columns,
+    return Table(name="rorl_attacks" + ".ablation" * ablation, title="RORL, attack models", columns=columns,
                  datasets=("halfcheetah-medium-v2", "walker2d-medium-v2", "hopper-medium-v2"))
 
 
@@ -70,6 +71,8 @@ def main():
         raise InputError("no model is trained, there is nothing to attack; see above")
     how = attacks.Args((), step=args.step, eps=args.eps, episodes=args.episodes, device=args.device, out=args.out)
     name = f"{tables.stem(models)}.attacked"
+    if (flags := (how.step, how.eps, how.episodes)) != (Args.step, Args.eps, Args.episodes):
+        name += f".{digest(flags)}"  # a figure of its own
     attacks.attack_all(agents, how, name)
     if args.common_q and "rorl" in agents:
         critics = {run.config["task"]: run for run, _ in agents["rorl"]}

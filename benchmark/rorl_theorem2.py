@@ -141,7 +141,9 @@ def draw(ratio, size, std, table):
 def main(args: Args):
     if not 2 <= args.refits <= 100_000 or args.seed < 0:
         raise InputError(f"--refits {args.refits} --seed {args.seed}: refits from 2 to 100000, seed from 0")
-    rng, path, known = np.random.default_rng(args.seed), args.out / "rorl_theorem2.png", DATA + OOD
+    other = "".join(f".{name}-{value}" for name, value in (("refits", args.refits), ("seed", args.seed))
+                    if value != getattr(Args, name))  # a figure of its own
+    rng, path, known = np.random.default_rng(args.seed), args.out / f"rorl_theorem2{other}.png", DATA + OOD
     data, ood, points, shifts, truth = features(rng)
     near, noise = perturb(data, shifts, EPS), rng.standard_normal((args.refits, known + DATA * NEAR))
     pbrl, rorl = covariances(data, near, ood)

@@ -38,7 +38,7 @@ import torch
 import tyro
 
 from benchmark.engine.files import whole
-from benchmark.engine.runs import ROOT, arguments, script_of
+from benchmark.engine.runs import ROOT, arguments, digest, script_of
 from benchmark.engine.speed_worker import PEERS
 from common import InputError, friendly
 from common.args import usable_device
@@ -60,7 +60,7 @@ class Args:
     rounds: int = 7  # turns of a contender
     seconds: float = 2.0  # that a turn takes, about
     threads: int = 1  # of a contender
-    out: Path = Path("results")  # folder of speed.md and speed.csv
+    out: Path = Path("results")  # folder of speed.md and speed.csv; with other flags, speed and eight digits
 
 
 @dataclass
@@ -263,6 +263,8 @@ def checked(args: Args) -> str:
 
 
 def main(args: Args):
+    other = {name: value for name, value in vars(args).items() if value != getattr(Args, name) and name != "out"}
+    name = "speed" + f".{digest(sorted(map(repr, other.items())))}" * bool(other)
     versions, table = checked(args), []
     if not args.peers:
         print(f"without peers; to have them: {INSTALL}", file=sys.stderr)
@@ -280,13 +282,13 @@ def main(args: Args):
         f"{device_name(args.device)}, {args.device}, threads: {args.threads}. Ours: torch {torch.__version__}. Peers: "
         f"{versions}. {args.rounds} rounds, a turn about {args.seconds:g} s: medians; ratios are taken round by round "
         f"(least to most). Peak: the best product of a round, {peaks} GFLOP/s."))
-    with whole(args.out / "speed.md") as part:
+    with whole(args.out / f"{name}.md") as part:
         part.write_text(text)
-    with whole(args.out / "speed.csv") as part, open(part, "w", newline="") as file:
+    with whole(args.out / f"{name}.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    print(f"{text}\n{args.out / 'speed.md'} and .csv")
+    print(f"{text}\n{args.out / name}.md and .csv")
     if any(row["note"].startswith("died") for row in table):
         sys.exit(1)
 

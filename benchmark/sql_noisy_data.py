@@ -99,7 +99,8 @@ def table(args: Args, own: dict[str, Own]) -> Table:
     if swept:
         notes.append(f"iql_best is in each row the best of expectiles {', '.join(f'{e:g}' for e in args.expectiles)}, "
                      "chosen by the very score that is shown, as in the paper; no other column is chosen so.")
-    name = ".".join(["sql_noisy_data", *args.robots]) + ".medium" * (args.noise == "medium")
+    name = ".".join(["sql_noisy_data", *args.robots]) + ".medium" * (args.noise == "medium") + "".join(
+        f".{column}" for column in swept) + f".rows-{args.rows}" * (args.standin and args.rows != Args.rows)
     return Table(name=name, title=TITLE, columns=columns, datasets=tuple(own),
                  seeds=(0, 1, 2, 3, 4), own=own, notes=tuple(notes), best={"iql_best": tuple(swept)} if swept else {})
 

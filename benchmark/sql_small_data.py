@@ -110,8 +110,8 @@ def errors(this: grid.Grid) -> list[dict]:
             agent = load_agent(run, seed, data[cell.dataset].action_size)
             score = (run.result["seeds"].get(str(seed)) or {}).get("last")
             rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed,
-                         "score": "" if score is None else f"{score:.2f}",
-                         "bellman_error": f"{bellman_error(agent, data[cell.dataset]):.6g}", "run": run.folder.name})
+                         "score": "" if score is None else repr(float(score)),
+                         "bellman_error": repr(bellman_error(agent, data[cell.dataset])), "run": run.folder.name})
     return rows
 
 
@@ -142,8 +142,9 @@ def main():
            for task in tasks for level in LEVELS}
     for task in () if args.dry_run else tasks:
         make(task, own, args)
-    this = grid.make(Table(name=".".join(["sql_small_data", *args.tasks]), title=TITLE, columns=COLUMNS,
-                           datasets=tuple(own), seeds=(0, 1, 2, 3, 4), own=own, notes=NOTES), sys.argv[1:], Args)
+    name = ".".join(["sql_small_data", *args.tasks]) + f".rows-{args.rows}" * (args.standin and args.rows != Args.rows)
+    this = grid.make(Table(name=name, title=TITLE, columns=COLUMNS, datasets=tuple(own), seeds=(0, 1, 2, 3, 4), own=own,
+                           notes=NOTES), sys.argv[1:], Args)
     if args.dry_run:
         return this.plan()
     grid.train(this)

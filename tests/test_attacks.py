@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import tyro
 from algorithms import rorl
 from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
+from benchmark.engine import tables
+from benchmark.engine.grid import Column, Table, make
 from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
 from tests.helpers import ROOT, make_data, run_script, write_npz
@@ -267,6 +270,12 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def table_of(folder):
+    """Rows of the only table in a folder."""
+    (path,) = folder.glob("*.csv")
+    return rows_of(path)
+
+
 def one_line(err):
     assert err.startswith("error: ") and err.count("\n") == 1, err
     return err
@@ -293,7 +302,7 @@ def test_attacks_from_the_command_line(copies, tmp_path, monkeypatch, capsys):
     words = [*copies.values(), "--eps", 0, 0.5, "--step", "scaled", "authors", "--episodes", 2, "--out", tmp_path / "out"]
     code, out, err = run_script(SCRIPT, *words)
     assert code == 0 and err == "", err
-    rows = rows_of(tmp_path / "out/attacks.csv")
+    rows = table_of(tmp_path / "out")
     assert len(rows) == (2 + 1) * (1 + 7)  # seeds x (clean + variants x radii)
     for name, folder in copies.items():
         last = [row for row in rows_of(folder / "eval.csv") if row["step"] == "4"]
@@ -301,19 +310,20 @@ def test_attacks_from_the_command_line(copies, tmp_path, monkeypatch, capsys):
         assert [(row["seed"], row["returns"]) for row in clean] == [(row["seed"], row["returns"]) for row in last]
     hit = [row for row in rows if row["attack"] == "min-q" and row["eps"] == "0.5"]
     assert any(row["returns"] != clean[0]["returns"] for row in hit)
-    assert (tmp_path / "out/attacks.png").read_bytes().startswith(b"\x89PNG") and "worst" in out
+    (figure,) = (tmp_path / "out").glob("2-runs.*.png")
+    assert figure.read_bytes().startswith(b"\x89PNG") and "worst" in out
     before = {folder: (folder / "attacks.csv").read_bytes() for folder in copies.values()}
-    (tmp_path / "out/attacks.png").unlink()
+    figure.unlink()
     monkeypatch.setattr(attacks, "attacked_returns", None)  # would be called if anything were computed again
     command(*words)
-    assert capsys.readouterr().out == out and (tmp_path / "out/attacks.png").exists() and before == {folder: (folder / "attacks.csv").read_bytes() for folder in before}
+    assert capsys.readouterr().out == out and figure.exists() and before == {folder: (folder / "attacks.csv").read_bytes() for folder in before}
 
 
 def test_a_radius_does_not_depend_on_its_neighbours(copies, tmp_path):
     for out, eps in (("one", [0.3]), ("two", [0.1, 0.3])):
         command(copies["td3_bc"], "--attack", "random", "--eps", *eps, "--episodes", 2, "--out", tmp_path / out)
         (copies["td3_bc"] / "attacks.csv").unlink()
-    one, two = (next(row for row in rows_of(tmp_path / out / "attacks.csv") if row["eps"] == "0.3") for out in ("one", "two"))
+    one, two = (next(row for row in table_of(tmp_path / out) if row["eps"] == "0.3") for out in ("one", "two"))
     assert one == two
 
 
@@ -331,7 +341,7 @@ def test_runs_that_differ_in_more_than_seeds_are_agents_of_their_own(copies, tra
     torch.save(state | {"step": 400}, longer / "checkpoint.pt")
     (longer / "result.json").unlink()
     command(copies["td3_bc"], again, longer, "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
-    rows = rows_of(tmp_path / "out/attacks.csv")
+    rows = table_of(tmp_path / "out")
     assert [(row["run"], row["update"]) for row in rows] == [("again", "4"), ("longer", "400")]
     assert len({row["agent"] for row in rows}) == 2 and "longer" in rows[1]["agent"]
 
@@ -339,7 +349,7 @@ def test_runs_that_differ_in_more_than_seeds_are_agents_of_their_own(copies, tra
 def test_a_run_folder_that_cannot_be_written_is_attacked_all_the_same(copies, tmp_path, capsys):
     (copies["td3_bc"] / "attacks.csv").mkdir()
     command(copies["td3_bc"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
-    assert "these rows go to --out only" in capsys.readouterr().err and len(rows_of(tmp_path / "out/attacks.csv")) == 1
+    assert "these rows go to --out only" in capsys.readouterr().err and len(table_of(tmp_path / "out")) == 1
 
 
 def test_critics_of_another_run(copies, tmp_path):
@@ -347,49 +357,103 @@ def test_critics_of_another_run(copies, tmp_path):
     for name in ("own", "common"):
         critic = ["--critic", copies["sac_n"]] if name == "common" else []
         command(copies["td3_bc"], *flags, *critic, "--out", tmp_path / name)
-    own, common = (rows_of(tmp_path / name / "attacks.csv")[0] for name in ("own", "common"))
+    own, common = (table_of(tmp_path / name)[0] for name in ("own", "common"))
     assert own["critic"] == "own" and common["critic"] == f"{copies['sac_n'].name}@4" and own["returns"] != common["returns"]
 
 
-def without_critics(folder):
-    """An agent of a file of the user's own, without critics."""
-    source = (ROOT / "algorithms/td3_bc.py").read_text().replace("self.critics", "self.scorers")
-    script = folder.parent / "imitation.py"
+def test_a_table_is_named_after_what_it_holds(copies, tmp_path):
+    """Other runs, radii, episodes, draws or critics: nothing is overwritten but by the same command; --name chooses."""
+    one, both, flags, out = [copies["td3_bc"]], list(copies.values()), ["--attack", "random", "--episodes", 1], tmp_path / "out"
+    commands = [[*both, *flags, "--eps", 0.1], [*one, *flags, "--eps", 0.1], [*one, *flags, "--eps", 0.2], [*one, *flags, "--eps", 0.1, "--seed", 1],
+                [*one, "--attack", "random", "--episodes", 2, "--eps", 0.1], [*one, *flags, "--eps", 0.1, 0.2],
+                [*one, *flags[2:], "--attack", "min-q", "--optimizer", "zero-order", "--eps", 0.1],
+                [*one, *flags[2:], "--attack", "min-q", "--optimizer", "zero-order", "--eps", 0.1, "--critic", copies["sac_n"]], [*one, *flags, "--eps", 0.1, "--name", "mine"]]
+    for words in commands:
+        command(*words, "--out", out)
+    tables, figures = ({path.stem: path.read_bytes() for path in out.glob(f"*.{suffix}")} for suffix in ("csv", "png"))
+    assert len(tables) == len(commands) and tables.keys() == figures.keys() and "mine" in tables
+    assert sum(name.startswith(f"{copies['td3_bc'].name}.") for name in tables) == 7 and sum(name.startswith("2-runs.") for name in tables) == 1
+    for words in commands:
+        command(*words, "--out", out)
+    assert {path.stem: path.read_bytes() for path in out.glob("*.csv")} == tables
+
+
+def from_a_file(folder, script, source, algorithm=None):
+    """A run's folder as if a file of the user's own had trained it."""
+    script.parent.mkdir(exist_ok=True)
     script.write_text(source)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"algorithm": "imitation", "command": f"{script} --env x"}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | {"algorithm": algorithm or script.stem, "command": f"{script} --env x"}))
     return folder
 
 
+def test_nothing_that_a_run_folder_names_is_executed(copies, tmp_path, capsys):
+    """Neither the file in its command nor one that `algorithm` leads to, by any reader; a file that the user names is."""
+    trap = f"open({str(tmp_path / 'EXECUTED')!r}, 'w')\n"
+    runs = tmp_path / "runs"
+    outside = os.path.relpath(tmp_path / "evil", ROOT / "algorithms")
+    for name, algorithm in (("file", None), ("copy", None), ("path", f"{outside}/evil"), ("absolute", f"{tmp_path}/evil/evil"), ("dots", "..")):
+        script = tmp_path / "evil" / ("td3_bc.py" if name == "copy" else "evil.py")
+        from_a_file(Path(shutil.copytree(copies["td3_bc"], runs / name)), script, trap, algorithm)
+    small = ["--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out"]
+    for name, match in (("file", "was trained by evil.py, which is not in algorithms/; name it with --script evil.py"),
+                        ("copy", "was trained by another td3_bc.py than the one in algorithms/; name the one to load with --script"),
+                        ("path", "its algorithm is"), ("absolute", "its algorithm is"), ("dots", "--script|its algorithm is")):
+        with pytest.raises(InputError, match=match):
+            command(runs / name, *small)
+        with pytest.raises(InputError, match=match):
+            command(copies["td3_bc"], "--critic", runs / name, *small)
+    from benchmark import plot
+    plot.main(plot.Args(tuple(runs.iterdir()), tmp_path / "out"))
+    words = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
+    grid = make(Table(name="t", title="T", columns={"td3_bc": Column("td3_bc")}, seeds=(0,)), words)
+    tables.write(grid)
+    assert [run.folder.name for run in grid.runs if any(this.owns(run) for this in grid.cells)] == []
+    assert not (tmp_path / "EXECUTED").exists() and "passed over" in capsys.readouterr().err
+    source = (ROOT / "algorithms/td3_bc.py").read_text()
+    from_a_file(runs / "file", tmp_path / "elsewhere/evil.py", source)
+    command(runs / "file", *small, "--script", tmp_path / "elsewhere/evil.py")
+    for words, match in ((["--script", tmp_path / "none.py"], "there is no such file"), (["--script", tmp_path / "elsewhere"], "there is no such file"),
+                         (["--script", tmp_path / "evil/evil.py", tmp_path / "elsewhere/evil.py"], "two files of one name"),
+                         (["--script", tmp_path / "evil/td3_bc.py"], "none of these runs is of td3_bc")):
+        with pytest.raises(InputError, match=match):
+            command(runs / "file", *small, *words)
+    assert not (tmp_path / "EXECUTED").exists()
+    command(runs / "file", copies["td3_bc"], *small, "--critic", runs / "file", "--script", tmp_path / "elsewhere/evil.py")
+
+
 def test_bad_runs(copies, tmp_path):
-    free = without_critics(Path(shutil.copytree(copies["td3_bc"], tmp_path / "free")))
-    names = "bare", "torn", "other", "old", "walker", "two"
-    bare, torn, other, old, walker, two = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in names)
+    names = "bare", "torn", "other", "old", "walker", "two", "free", "wrong", "sizes"
+    bare, torn, other, old, walker, two, free, wrong, sizes = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in names)
     (bare / "checkpoint.pt").unlink()
     (torn / "checkpoint.pt").write_bytes((torn / "checkpoint.pt").read_bytes()[:1000])
     for folder, change in ((other, {"obs_std": [1.0] * 17, "task": "halfcheetah-medium-v2"}), (old, {"task": "pen-human-v1"}),
-                           (walker, {"obs_std": [1.0] * 17, "task": "walker2d-medium-v2"}), (two, {"command": f"{tmp_path}/td3_bc.py --env x"})):
+                           (walker, {"obs_std": [1.0] * 17, "task": "walker2d-medium-v2"}), (wrong, {"obs_std": ["x"]}), (sizes, {"task": "walker2d-medium-v2"})):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | change))
     source = (ROOT / "algorithms/td3_bc.py").read_text()
-    (tmp_path / "td3_bc.py").write_text(source.replace("def main", "class Other(TD3BC):\n    pass\n\n\ndef main", 1))
-    out = ["--out", tmp_path / "out"]
+    from_a_file(free, tmp_path / "imitation.py", source.replace("self.critics", "self.scorers"))  # without critics
+    from_a_file(two, tmp_path / "two.py", source.replace("def main", "class Other(TD3BC):\n    pass\n\n\ndef main", 1))
+    (tmp_path / "broken.py").write_text("1 / 0")
+    out, script = ["--out", tmp_path / "out"], ["--script", tmp_path / "imitation.py"]
+    with pytest.raises(InputError, match="wrong: its networks do not fit"):
+        command(wrong, *out)
     for words, match in (([bare], "bare: has no checkpoint yet"), ([torn], "checkpoint.pt: cannot be read .* damaged"),
-                         ([tmp_path], "not a run folder"), ([tmp_path / "nothing"], "not a run folder"),
-                         ([free], "free: has no critics for min-q; name a run that has some with --critic"),
+                         ([tmp_path], "no run folder"), ([tmp_path / "nothing"], "no run folder"),
+                         ([free, *script], "free: has no critics for min-q; name a run that has some with --critic"),
                          ([copies["td3_bc"], "--critic", other], "--critic .*other: is of halfcheetah-medium-v2, another robot than hopper-medium-v2"),
                          ([walker, "--critic", other], "--critic .*other: is of halfcheetah-medium-v2, another robot than walker2d-medium-v2"),
-                         ([two], "td3_bc.py: needs one agent class with update"), ([copies["td3_bc"], "--eps"], "nothing to do: --eps"),
+                         ([two, "--script", tmp_path / "two.py"], "two.py: needs one agent class with update"), ([copies["td3_bc"], "--eps"], "nothing to do: --eps"),
+                         ([sizes], "sizes: its networks do not fit|observations of 17 numbers"),
+                         ([from_a_file(wrong, tmp_path / "broken.py", "1 / 0"), "--script", tmp_path / "broken.py"], r"broken.py: cannot be loaded \(ZeroDivisionError"),
                          ([copies["td3_bc"], "--attack", "--eps", 0.1], "nothing to do: --eps, --attack"),
-                         ([copies["td3_bc"], "--eps", -0.1], "--eps -0.1: a radius is a number >= 0"),
-                         ([copies["td3_bc"], "--eps", "nan"], "--eps nan: a radius"), ([copies["td3_bc"], "--episodes", 0], "--episodes"),
+                         ([copies["td3_bc"], "--eps", -0.1], "--eps -0.1"), ([copies["td3_bc"], "--eps", "nan"], "--eps nan"), ([copies["td3_bc"], "--episodes", 0], "--episodes"),
                          ([copies["td3_bc"], "--device", "cuda"], "--device cuda"), ([old], "pen-human-v1: no simulator for it here yet")):
         with pytest.raises(InputError, match=match):
             command(*words, *out)
     code, _, err = run_script(SCRIPT, bare, *out, real=True)
     assert code == 2 and "bare: has no checkpoint yet" in one_line(err)
-    command(free, "--attack", "random", "action-diff", "--optimizer", "zero-order", "--eps", 0.1, "--episodes", 1, *out)  # these need no critics
+    command(free, *script, "--attack", "random", "action-diff", "--optimizer", "zero-order", "--eps", 0.1, "--episodes", 1, *out)  # these need no critics
     assert not (copies["td3_bc"] / "attacks.csv").exists()
 
 

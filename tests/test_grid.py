@@ -40,7 +40,7 @@ def write_run(folder, algorithm, words, seeds=(0,), kind="d4rl", scores=(50.0,),
     first, *others = words.replace("=", " ").split()
     assert first == "--env"
     args = json.loads(cell("x", algorithm, others[0], tuple(others[1:])).settings) | {"seeds": list(seeds), "device": "cpu"} | values
-    config = {"algorithm": algorithm, "dataset_source": kind, "args": args,
+    config = {"algorithm": algorithm, "dataset_source": kind, "args": args, "data": {}, "task": others[0], "physics": "d4rl",
               "command": f"{script or f'algorithms/{algorithm}.py'} {words} --seeds {' '.join(map(str, seeds))}"}
     (folder / "config.json").write_text(json.dumps(config))
     if scores:
@@ -135,16 +135,33 @@ def test_table_text(tmp_path):
     assert make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "td3_bc"]).cells == [c for c in table.cells if c.column == "td3_bc"]
     text = markdown(table, rows)
     assert "| dataset | td3_bc | sac_10 | bc (quoted) |" in text
-    assert "| hopper-medium-v2 | 105.0 ± 2.0 (2 of 2) / 104.8 ± 0.1 pass | 30.0 ± 0.0 (1 of 2) / 0.8 ± 0.2 miss | 54.1 ± 3.8 |" in text
+    assert "| hopper-medium-v2 | 105.0 ± 2.0 (2 of 2) / 104.8 ± 0.1 pass | 30.0 (1 of 2) / 0.8 ± 0.2 miss | 54.1 ± 3.8 |" in text
     assert "| walker2d-medium-v2 | - / 102.4 ± 1.4 missing | - / 46.7 ± 45.3 missing | 70.9 ± 11.0 |" in text
     assert "| mean | 105.0 over 1 / 103.6 over 2 |" in text and "the last evaluation" in text
     (row,) = [row for row in rows if row["dataset"] == "hopper-medium-v2" and row["algorithm"] == "td3_bc"]
-    assert row["scores"] == "103.00 107.00" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
+    assert "Fewer than five seeds in 2 cells: one seed has no std, with 2 the 95% interval of the mean is ± 12.7 times the std." in text
+    assert row["scores"] == "103.0 107.0" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
     assert [(row["algorithm"], row["seed"], row["run"], row["last"], row["best"]) for row in tables.runs(table)] == [
-        ("td3_bc", 0, "r0", "103.00", "105.00"), ("td3_bc", 1, "r1", "107.00", "109.00"), ("sac_10", 0, "s", "30.00", "32.00")]
+        ("td3_bc", 0, "r0", "103.0", "105.0"), ("td3_bc", 1, "r1", "107.0", "109.0"), ("sac_10", 0, "s", "30.0", "32.0")]
     best = Table(**{**vars(TABLE), "score": "best"})
-    assert results(make(best, ["--runs", str(tmp_path)]))[0]["mean"] == "107.00"
+    assert results(make(best, ["--runs", str(tmp_path)]))[0]["mean"] == "107.0"
 
+
+@pytest.mark.parametrize("n, times", [(2, 12.706 / 1), (3, 4.303 / 2**0.5), (4, 3.182 / 3**0.5)])
+def test_few_seeds(n, times):
+    """Half a 95% interval is t s / sqrt(n), and the std that is shown, over n and not n - 1, is s sqrt((n - 1) / n)."""
+    rows = [tables.row("x", name, "d4rl", {}, "", list(range(seeds))) for name, seeds in (("a", n), ("b", 5), ("c", 0), ("d", n))]
+    assert tables.few(rows) == f"Fewer than five seeds in 2 cells: with {n} the 95% interval of the mean is ± {times:.1f} times the std."
+    assert tables.few(rows[1:3]) == ""
+
+
+def test_table_means_are_over_full_values(tmp_path):
+    """2.1518 by two digits, then by one, would be 2.1."""
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2", scores=(2.1518,))
+    write_run(tmp_path / "s", "td3_bc", "--env walker2d-medium-v2", scores=(2.1518,))
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--out", str(tmp_path / "out")])
+    text = tables.write(table)
+    assert "| 2.2 (1 of 2) /" in text and "| mean | 2.2 over 2 /" in text and "2.1518" in "".join(path.read_text() for path in (tmp_path / "out").glob("*.csv"))
 
 def page_text(path):
     """A page's text and data, without the library that draws and the style sheet."""
@@ -177,7 +194,7 @@ def test_a_part_of_a_table_does_not_replace_the_whole(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"two{part}.{suffix}" for part in ("", ".part") for suffix in ("md", "csv", "runs.csv", "html")} and "missing" in text
     write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
-    assert "50.0 ± 0.0 (1 of 2)" in tables.write(make(TABLE, [*words, "--seeds", "0"]))  # of the paper's seeds
+    assert "50.0 (1 of 2)" in tables.write(make(TABLE, [*words, "--seeds", "0"]))  # of the paper's seeds
 
 
 def test_plan_and_its_estimate(tmp_path, capsys):
@@ -250,7 +267,7 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
         if row["data"] == "standin":  # the table's numbers are the runs' own
             last = [run.result["seeds"][str(seed)]["last"] for run in find_runs(tmp_path / "runs")
                     if run.algorithm == {"sac_10": "sac_n"}.get(row["algorithm"], row["algorithm"]) for seed in run.seeds]
-            assert sorted(f"{score:.2f}" for score in last) == sorted(row["scores"].split())
+            assert sorted(map(repr, last)) == sorted(row["scores"].split())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if ".grid" not in str(path)}
     code, again, err = run_script(script, *words)
     assert code == 0 and "started" not in again and again.strip() == out[out.index("# Two"):].strip()

@@ -36,7 +36,7 @@ def own_run(folder, path, words=(), seed=0, score=40.0, env=None):
     this = Own(Path(path), NAME)
     args = json.loads(cell("x", "td3_bc", NAME, tuple(words), this).settings) | {"seeds": [seed], "device": "cpu", "env": env or str(path)}
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"algorithm": "td3_bc", "args": args, "dataset_source": "file", "data": {"sha256": this.sha256},
+    (folder / "config.json").write_text(json.dumps({"algorithm": "td3_bc", "args": args, "dataset_source": "file", "data": {"sha256": this.sha256}, "task": NAME, "physics": "d4rl",
                                                     "command": f"algorithms/td3_bc.py --env {path}"}))
     (folder / "result.json").write_text(json.dumps({"step": 1, "seeds": {seed: {"last": score, "mean_of_last_10": 1.0, "best": 1.0}}, "updates_per_second": 2.0}))
 
@@ -55,7 +55,7 @@ def test_an_own_file_has_its_own_runs_and_no_published_number(standin, tmp_path)
     assert [this.data for this in table.cells] == [("--env", str(tmp_path / "a.npz"), "--eval-env", NAME)] * 2 + [("--env", "walker2d-medium-v2")] * 2
     rows = results(table)
     assert [(row["dataset"], row["data"], row["scores"], row["published_mean"], row["verdict"]) for row in rows if row["algorithm"] == "td3_bc"] == [
-        (NAME, "file", "41.00 43.00", "", ""), ("walker2d-medium-v2", "standin" if standin else "d4rl", "", "", "")]
+        (NAME, "file", "41.0 43.0", "", ""), ("walker2d-medium-v2", "standin" if standin else "d4rl", "", "", "")]
     text, stem = tables.write(table), "own" + ".standin" * standin + ".data.part"
     assert f"OWN DATA in place of D4RL's: {NAME} is a.npz." in text and "| mean |" not in text and "quoted" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{stem}.{suffix}" for suffix in ("md", "csv", "runs.csv", "html")}
@@ -232,7 +232,7 @@ def test_the_best_of_a_sweep_is_told_and_drawn(tmp_path, monkeypatch):
         own_run(tmp_path / f"runs/{alpha}", path, ("--alpha", str(alpha)), score=score)
     this = make(table, ["--runs", str(tmp_path / "runs")])
     assert [(row["algorithm"], row["mean"], row["source"]) for row in results(this)] == [
-        ("a", "10.00", ""), ("b", "30.00", ""), ("c", "20.00", ""), ("ab", "30.00", "the best of 2: b")]
+        ("a", "10.0", ""), ("b", "30.0", ""), ("c", "20.0", ""), ("ab", "30.0", "the best of 2: b")]
     monkeypatch.setattr(sql_noisy_data, "sweep_figure", lambda panels, *_: drawn.append(panels))
     assert sql_noisy_data.figure(this, tmp_path / "f.png")
     assert drawn == [{"hopper": ({"c": {0.1: [20.0]}, "ab": {0.1: [30.0]}}, {0.1: 12.0})}]

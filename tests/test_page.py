@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmark.engine import page, robust
+from benchmark.engine import page, robust, tables
 from benchmark.engine.curves import Group
 from benchmark.engine.figures import COLOURS
 from benchmark.engine.robust import above, aggregates, comparisons, improvement, improvements, profiles, thresholds
@@ -32,7 +33,8 @@ def write_run(folder, algorithm="rorl", env="hopper-medium-v2", evaluations={0: 
     folder.mkdir(parents=True)
     updates = max(step for row in evaluations.values() for step in row)
     args = {"env": env, "updates": updates, "seeds": list(evaluations), "device": "cpu", "eval_env": "auto"} | values
-    config = {"algorithm": algorithm, "args": args, "dataset_source": kind, "device": "cpu", "started": started, "data": {"kind": kind, "sha256": kind},
+    config = {"algorithm": algorithm, "args": args, "dataset_source": kind, "device": "cpu", "started": started, "data": {"kind": kind, "sha256": kind}, "task": None if raw else env,
+              "physics": "d4rl",
               "command": f"algorithms/{algorithm}.py --env {env} {words}"}
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / "eval.csv", "w", newline="") as file:
@@ -57,9 +59,8 @@ def group(folder, dataset="hopper-medium-v2", algorithm="rorl", scores=(30.0,), 
 
 
 def row(dataset, algorithm, scores=(), published="", verdict="", data="d4rl", source=""):
-    mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if len(scores) else ("", "")
-    return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std, "source": source, "verdict": verdict,
-            "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": published, "published_std": published and "1.5"}
+    quote = {"mean": published, "std": published and "1.5", "source": source}
+    return tables.row(dataset, algorithm, data, quote, verdict, list(scores))
 
 
 # Statistics
@@ -139,7 +140,7 @@ def test_what_is_compared(tmp_path):
 # Curves
 
 
-def test_curves_of_different_steps_and_torn_rows(tmp_path):
+def test_curves_of_different_steps_and_torn_rows(tmp_path, capsys):
     one = write_run(tmp_path / "a", evaluations={0: {100: 10.0, 200: 30.0}, 1: {100: 20.0}}, speed=2.0)
     two = write_run(tmp_path / "b", evaluations={2: {50: 5.0, 100: 60.0}}, finished=False, updates=1_000_000)
     with open(tmp_path / "b/eval.csv", "a") as file:
@@ -147,13 +148,21 @@ def test_curves_of_different_steps_and_torn_rows(tmp_path):
     both = Group("hopper-medium-v2", "rorl", {0: one, 1: one, 2: two})
     assert both.curve.steps.tolist() == [50, 100, 200] and both.curve.seeds == [0, 1, 2] and not both.raw
     np.testing.assert_array_equal(both.curve.values, [[np.nan, 10, 30], [np.nan, 20, np.nan], [5, 60, np.nan]])
-    assert both.curve.mean.tolist() == [5, 30, 30] and both.curve.std[1] == pytest.approx(np.std([10, 20, 60])) and both.curve.std[0] == 0
+    assert both.curve.mean.tolist() == [5, 30, 30] and both.curve.std[1] == pytest.approx(np.std([10, 20, 60]))
+    assert np.isnan(both.curve.std[[0, 2]]).all()  # one seed has no spread, not one of 0
     assert both.curve.hours[:2].tolist() == [1 / 7200] * 2 and np.isnan(both.curve.hours[2])
     assert both.unfinished() == "100 of 1,000,000 updates" and both.scores("last") == {0: 30.0, 1: 20.0}
     assert both.times() == {"training_seconds": 100.0, "updates_per_second": 2.0, "evaluation_seconds": 12.5, "evaluation_waited": 2.5, "evaluation_after": 0.5}
-    for text in ("", "step,se", "step,seed,score\n1,0,2\n"):
+    for text in ("", "step,se", "step,seed,score\n1,0,2\n", "step,seed,score,return_mean\n1,7,2,2\n1,2,nan,2\n1,2,2,inf\n0,2,2,2\n1" + "0" * 30 + ",2,2,2\n",
+                 f"step,seed,score,return_mean\n1,2,2,{'2' * 200_000}\n"):
         (tmp_path / "b/eval.csv").write_text(text)
         assert Group("hopper-medium-v2", "rorl", {2: two}).curve is None
+    assert "b/eval.csv: 5 rows that are none of this run's" in capsys.readouterr().err
+    (tmp_path / "b/eval.csv").unlink()
+    os.mkfifo(tmp_path / "b/eval.csv")
+    for _ in range(2):
+        assert Group("hopper-medium-v2", "rorl", {2: two}).curve is None
+    assert capsys.readouterr().err == f"passed over: {tmp_path}/b/eval.csv: cannot be read (it is no regular file)\n"  # told once
     pen = write_run(tmp_path / "c", env="d4rl/pen/human-v2", raw=True)
     assert Group("d4rl/pen/human-v2", "rorl", {0: pen}).curve.mean.tolist() == [100.0, 300.0] and Group("x", "y", {}).times() == {}
 
@@ -199,6 +208,20 @@ def test_nothing_in_the_page_is_taken_for_html(html):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert data["names"] == ["rorl", NASTY, "bc"] and data["curve"][0]["lines"][0]["mean"] == [52.5, 105.0]
     assert not re.search(r'(src|href)="(?!#)', re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.S))  # no network
+
+
+def test_numbers_are_rounded_once(tmp_path):
+    """2.1518 by two digits, then by one, would be 2.1 in the table and 2.2 in the statistics."""
+    scores = (0.6518, 3.6518)
+    groups = [group(tmp_path, "hopper-medium-v2", "rorl", scores), group(tmp_path, "walker2d-medium-v2", "rorl", (2.1518,))]
+    rows = [row("hopper-medium-v2", "rorl", scores), row("walker2d-medium-v2", "rorl", (2.1518,))]
+    assert [(row["mean"], row["std"], row["scores"]) for row in rows] == [("2.1518", "1.5", "0.6518 3.6518"), ("2.1518", "", "2.1518")]
+    page.write(tmp_path / "out/p.html", "P", [], "How.", rows, groups, "last", seeds=4)
+    text = (tmp_path / "out/p.html").read_text(encoding="utf-8")
+    table = text.partition('<section id="results">')[2].partition("</section>")[0]
+    assert "2.2 ± 1.5</b> <small>(2 of 4)</small>" in table and "2.2</b> <small>(1 of 4)</small>" in table and "2.2 over 2" in table and "± 0.0" not in text
+    line, other = (panel["lines"][0] for panel in json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["curve"])
+    assert line["mean"][-1] == 2.1518 and line["std"][-1] == 1.5 and other["std"] == [None, None]
 
 
 def test_the_same_runs_give_the_same_bytes(html, tmp_path):

@@ -1,10 +1,14 @@
 """benchmark/plot.py: which runs are one group, what is never mixed, and what a set of folders leaves."""
 
 import json
+import os
 import shutil
 
 import pytest
+import torch
 
+from benchmark.engine.figures import attack_figure
+from benchmark.engine.runs import read_run
 from benchmark.plot import Args, dataset, gather, main, read
 from common import InputError
 from tests.helpers import ROOT, run_script
@@ -47,21 +51,27 @@ def test_any_set_of_folders(tmp_path):
     code, text, err = run_script(SCRIPT, *sorted(runs.iterdir()), "--out", out, cwd=tmp_path, real=True)
     assert code == 0 and err.count("passed over: ") == err.count("\n") == 3, err
     lines = [line.split() for line in text.splitlines()]
-    assert ["D4RL/pen/human-v2", "rorl", "300.00", "±", "0.00", "(return)", "1", "100.0", "s", "2.0"] in lines
+    assert ["D4RL/pen/human-v2", "rorl", "300.00", "(return)", "1", "100.0", "s", "2.0"] in lines
     assert ["hopper-medium-v2", "rorl", "70.00", "±", "10.00", "2", "100.0", "s", "2.0"] in lines and "STAND-IN DATA" in text
-    assert ["hopper-medium-v2", "(stand-in", "data)", "edac", "7.00", "±", "0.00", "1", "100.0", "s", "2.0"] in lines
+    assert ["hopper-medium-v2", "(stand-in", "data)", "edac", "7.00", "1", "100.0", "s", "2.0"] in lines
+    assert "Fewer than five seeds in 3 cells: one seed has no std, with 2 the 95% interval of the mean is ± 12.7 times the std." in text
     assert ["hopper-medium-v2", "td3_bc", "-", "0", "-", "-", "unfinished:", "200", "of", "5,000", "updates"] in lines
-    assert {path.name for path in out.iterdir()} == {"plot.html", "plot.curves.png", "plot.profile.png"} and text.count(str(out)) == 3
-    html = (out / "plot.html").read_text(encoding="utf-8")
+    (page,) = out.glob("*.html")
+    assert {path.name for path in out.iterdir()} == {f"{page.stem}{suffix}" for suffix in (".html", ".curves.png", ".profile.png")} and text.count(str(out)) == 3
+    assert page.stem.startswith("5-runs.")
+    html = page.read_text(encoding="utf-8")
     data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
     panels = {panel["dataset"]: panel for panel in data["curve"]}
     assert {name: (panel["unit"], panel["standin"], len(panel["lines"])) for name, panel in panels.items()} == {
         "D4RL/pen/human-v2": ("return", False, 1), "hopper-medium-v2": ("normalised score", False, 2), "hopper-medium-v2 (stand-in data)": ("normalised score", True, 1)}
     assert len(data["profile"]) == 2 and len(data["time"][0]) == 2 and "<tfoot>" not in html  # a mean over units and data means nothing
     assert "1 algorithm, 1 dataset, 2 seeds. Left out: td3_bc (no finished run); D4RL/pen/human-v2 (raw returns)." in html
-    first = (out / "plot.html").read_bytes()
+    first = page.read_bytes()
     main(Args(tuple(reversed(sorted(runs.iterdir()))), out))
-    assert (out / "plot.html").read_bytes() == first
+    assert page.read_bytes() == first and len(list(out.iterdir())) == 3
+    for words in ({"score": "best"}, {"runs": (runs / "rorl0", runs / "rorl1")}, {"runs": (runs / "rorl0",)}):
+        main(Args(**{"runs": tuple(sorted(runs.iterdir())), "out": out} | words))
+    assert page.read_bytes() == first and len(list(out.glob("*.html"))) == 4 and len(list(out.glob("rorl0.*.html"))) == 1  # nothing is replaced by other runs
 
 
 def test_nothing_finished_and_another_score(tmp_path, capsys):
@@ -71,15 +81,15 @@ def test_nothing_finished_and_another_score(tmp_path, capsys):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b/eval.csv").unlink()
     main(Args((tmp_path / "b",), tmp_path / "none"))
-    assert {path.name for path in (tmp_path / "none").iterdir()} == {"plot.html"} and "0 of 900 updates" in capsys.readouterr().out
+    assert [path.suffix for path in (tmp_path / "none").iterdir()] == [".html"] and "0 of 900 updates" in capsys.readouterr().out
     write_run(tmp_path / "c")
     main(Args((tmp_path / "c",), tmp_path / "out", "mine", "best"))
-    assert "2.00 ± 0.00" in (out := capsys.readouterr().out) and "the best evaluation" in out
+    assert " 2.00   1 " in (out := capsys.readouterr().out) and "the best evaluation" in out
 
 
 def test_bad_folders(tmp_path, capsys):
     (tmp_path / "junk").mkdir()
-    with pytest.raises(InputError, match="not a run folder"):
+    with pytest.raises(InputError, match="junk: no run folder, or a broken one"):
         main(Args((tmp_path / "junk",)))
     with pytest.raises(InputError, match="no run folder among them"):
         main(Args((tmp_path / "junk", tmp_path / "gone")))
@@ -90,3 +100,72 @@ def test_bad_folders(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write .*choose another folder with --out"):
         main(Args((tmp_path / "a",), tmp_path / "file/out"))
+
+
+NAMES = "a$\\frac{$b", "_x", "<script>alert(1)</script>", "x" * 5000, "x" * 5000 + "y", "two\nlines", "half\ud800 a letter", "\\$", "100%"
+
+
+def test_names_are_data(tmp_path, capsys):
+    """Whatever a dataset or an algorithm is called, the page and the figures are there, and each has its own panel and line."""
+    for i, nasty in enumerate(NAMES):
+        write_run(tmp_path / f"runs/{i}", "rorl", env=nasty, words=f"'{nasty}'")
+        write_run(tmp_path / f"runs/{i}b", f"{nasty.replace('/', '')[:99]}", env="hopper-medium-v2", words=f"--x '{nasty}")
+    main(Args(tuple((tmp_path / "runs").iterdir()), tmp_path / "out", "p"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.html", "p.curves.png", "p.profile.png"}
+    html = (tmp_path / "out/p.html").read_text(encoding="utf-8")
+    data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
+    assert len(data["curve"]) == len(NAMES) + 1 and len(data["names"]) == len(NAMES) and max(map(len, data["names"])) <= 200
+    assert "<script>alert" not in html and html.count("</script>") == 3
+    out = capsys.readouterr().out
+    assert "two\\nlines" in out and out.partition("\n\n")[0].count("\n") == 2 * len(NAMES) and out.encode()
+
+
+def test_attack_figures_have_any_name(tmp_path):
+    rows = [{"attack": "random", "optimizer": "", "step": "", "task": "hopper-medium-v2", "agent": nasty[:100], "eps": "0.1", "score": "3", "data": "d4rl"}
+            for nasty in NAMES if "\ud800" not in nasty]
+    attack_figure(rows, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def results(path):
+    return json.loads(path.read_text())
+
+
+BROKEN = {
+    "a number for the seeds": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"seeds": 3})),
+    "a string for a score": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"seeds": {"0": {"last": "9", "best": 1, "mean_of_last_10": 1}}})),
+    "nan": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"updates_per_second": float("nan")})),
+    "a list": lambda run: (run / "result.json").write_text("[1]"),
+    "binary": lambda run: (run / "result.json").write_bytes(b"\xff\xfe\x00"),
+    "deep": lambda run: (run / "result.json").write_text("[" * 100_000),
+    "deeper values": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"x": [[[[[1]]]]]})),
+    "a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "result.json")),
+    "a folder": lambda run: ((run / "result.json").unlink(), (run / "result.json").mkdir()),
+    "a deep config": lambda run: (run / "config.json").write_text(json.dumps(results(run / "config.json") | {"x": json.loads("[" * 200 + "]" * 200)})),
+    "config in a pipe": lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
+    "config of other kinds": lambda run: (run / "config.json").write_text(json.dumps(results(run / "config.json") | {"args": 3})),
+    "a torn checkpoint": lambda run: ((run / "result.json").unlink(), (run / "checkpoint.pt").write_bytes(b"PK")),
+    "a checkpoint of another run": lambda run: ((run / "result.json").unlink(), torch.save({"step": 1, "seconds": 1.0, "agents": [{}, {}]}, run / "checkpoint.pt")),
+    "a checkpoint of nothing": lambda run: ((run / "result.json").unlink(), torch.save([1], run / "checkpoint.pt")),
+    "a checkpoint in a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "checkpoint.pt"))}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_folder_is_one_line(how, tmp_path, capsys):
+    """Alone it is an error; among others it is passed over, told once."""
+    write_run(tmp_path / "sound")
+    write_run(tmp_path / "broken")
+    BROKEN[how](tmp_path / "broken")
+    with pytest.raises(InputError) as error:
+        read((tmp_path / "broken",))
+    assert str(tmp_path / "broken") in str(error.value)
+    assert [run.folder.name for run in read((tmp_path / "broken", tmp_path / "sound"))] == ["sound"]
+    assert [run.folder.name for run in read((tmp_path / "broken", tmp_path / "sound"))] == ["sound"]
+    assert capsys.readouterr().err == f"passed over: {error.value}\n"
+
+
+def test_a_result_that_a_kill_has_torn_is_none_yet(tmp_path):
+    write_run(tmp_path / "a")
+    whole = (tmp_path / "a/result.json").read_text()
+    (tmp_path / "a/result.json").write_text(whole[:40])
+    assert read_run(tmp_path / "a").result is None and gather(read((tmp_path / "a",)))[0].unfinished() == "200 of 200 updates"

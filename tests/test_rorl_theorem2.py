@@ -107,8 +107,8 @@ def test_coverage_breaks_as_eps_grows(case):
 def test_the_script(tmp_path):
     code, out, err = run_script(SCRIPT, "--out", tmp_path / "new/folder", "--refits", 300, real=True)
     assert code == 0, err
-    assert (tmp_path / "new/folder/rorl_theorem2.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert str(tmp_path / "new/folder/rorl_theorem2.png") in out.splitlines()[-1]
+    assert (tmp_path / "new/folder/rorl_theorem2.refits-300.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert str(tmp_path / "new/folder/rorl_theorem2.refits-300.png") in out.splitlines()[-1]
     for text in ("[[1.0, 0.0], [0.0, 1.25]], w [2.0, 2.4], bonus at e2 0.894427", "w [2.0, 3.0], bonus at e2 1.000000",
                  "smallest eigenvalue", "max 0.9", "std over 300 refits", "exponent"):
         assert text in out

@@ -1,14 +1,13 @@
 """What the runs of one algorithm on one dataset have to show: learning curves, scores, times, and how far they are."""
 
 import csv
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.engine.runs import Run
-
-TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited",
-         "evaluation_after")  # of result.json
+from benchmark.engine.runs import TIMES, Run, pass_over, text_of
+from common import InputError
 
 
 @dataclass
@@ -30,7 +29,8 @@ class Curve:
 
     @property
     def std(self) -> np.ndarray:
-        return np.nanstd(self.values, 0)
+        """nan where there is one seed: that is no spread of 0."""
+        return np.where(np.isfinite(self.values).sum(0) > 1, np.nanstd(self.values, 0), np.nan)
 
 
 @dataclass
@@ -67,19 +67,28 @@ class Group:
 
 
 def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
-    """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over."""
+    """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over, and so,
+    with a line, are whole ones that no run writes, or a file that cannot be read."""
+    path, found, bad = run.folder / "eval.csv", {}, 0
     try:
-        text = (run.folder / "eval.csv").read_text(errors="replace").replace("\0", "?")
-    except OSError:
+        header, *rows = csv.reader(text_of(path, errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
+    except FileNotFoundError:
         return {}
-    header, *rows = csv.reader(text.splitlines() or ["step,seed"])
-    found = {}
+    except (OSError, ValueError, csv.Error) as error:
+        pass_over(InputError(f"{path}: cannot be read ({error})"))
+        return {}
     for row in (dict(zip(header, row)) for row in rows if len(row) == len(header)):
         try:
             value = float(row["score"]) if row["score"] else None, float(row["return_mean"])
-            found.setdefault(int(row["seed"]), {})[int(row["step"])] = value
+            seed, step = int(row["seed"]), int(row["step"])
+            sound = seed in run.seeds and 0 < step < 2**53 and all(x is None or math.isfinite(x) for x in value)
         except (KeyError, ValueError):
-            continue
+            sound = False
+        if sound:
+            found.setdefault(seed, {})[step] = value
+        bad += not sound
+    if bad:
+        pass_over(InputError(f"{path}: {bad} rows that are none of this run's"))
     return found
 
 

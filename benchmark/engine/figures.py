@@ -33,15 +33,16 @@ def attack_figure(rows: list[dict], path: Path) -> None:
             if curve:
                 eps = sorted(curve)
                 mean, std = (np.array([f(curve[e]) for e in eps]) for f in (np.mean, np.std))
-                axes[i, j].plot(eps, mean, "o-", ms=3, lw=1.4, color=f"C{k}", label=agent)
+                axes[i, j].plot(eps, mean, "o-", ms=3, lw=1.4, color=f"C{k}")
                 axes[i, j].fill_between(eps, mean - std, mean + std, color=f"C{k}", alpha=0.15, lw=0)
         axes[i, j].grid(alpha=0.3)
         axes[0, j].set_title(" ".join(filter(None, panel)), fontsize=9)
         standin = any(row["data"] == "standin" for row in rows if row["task"] == task)
-        axes[i, 0].set_ylabel(f"{task}\nscore{' (stand-in data)' * standin}", fontsize=8)
+        axes[i, 0].set_ylabel(f"{task}\nscore{' (stand-in data)' * standin}", fontsize=8, parse_math=False)
     figure.supxlabel("eps, in standard deviations of the data's observations", fontsize=9)
-    handles = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(7, len(handles)), fontsize=8)
+    longest = max(map(len, agents))
+    across = max(1, min(7, len(agents), 18 * (len(panels) + 1) // (longest + 5)))
+    _legend(figure, {agent: f"C{k}" for k, agent in enumerate(agents)}, across)
     save(figure, path)
 
 
@@ -107,12 +108,19 @@ def _panels(names: list[str], legend: dict[str, str]):
     figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, name in zip(axes, names):
-        ax.set_title(name, fontsize=9)
+        ax.set_title(name, fontsize=9, parse_math=False)  # a name may have a $
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.grid(alpha=0.3)
     for ax in axes[len(names):]:
         ax.remove()
-    lines = [Line2D([], [], color=color, lw=2) for color in legend.values()]
-    figure.legend(lines, list(legend), loc="outside upper center", ncols=across, fontsize=8)
+    _legend(figure, legend, across)
     return figure, axes[:len(names)]
+
+
+def _legend(figure: Figure, names: dict[str, str], across: int) -> None:
+    """{name: colour} above a figure, `across` names in a line; a name is shown as it is, with $ or _ too."""
+    lines = [Line2D([], [], color=color, lw=2) for color in names.values()]
+    legend = figure.legend(lines, ["-"] * len(names), loc="outside upper center", ncols=across, fontsize=8)
+    for text, name in zip(legend.get_texts(), names):
+        text.set(text=name, parse_math=False)

@@ -282,7 +282,7 @@ class Grid:
                  and of(run.settings) == of(mine)]
         if not alike:
             return None
-        on_cpu = alike[-1].config["args"]["device"] == "cpu"  # there, seeds take turns
+        on_cpu = alike[-1].config["args"].get("device") == "cpu"  # there, seeds take turns
         share = len(job.seeds) / len(alike[-1].seeds) if on_cpu else 1.0
         return (mine["updates"] - (job.resume.progress if job.resume else 0)) * share / alike[-1].speed
 

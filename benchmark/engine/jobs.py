@@ -6,7 +6,6 @@ times, by several processes at once: a seed is trained by one of them, and a run
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,11 @@ from pathlib import Path
 from benchmark.engine.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
 from common.physics import ROBOTS
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 STOPPED, CHANGED = "stopped; it can go on", "changed; to be planned anew"
 FOLLOW = """import ctypes, os, signal, sys
@@ -62,10 +66,11 @@ class Cell:
         mine, its = json.loads(self.settings), run.settings  # a flag that is younger than the run has its default
         if self.own:  # by its bytes: wherever it lay, and never what it was before
             del mine["env"]
-            if run.config["dataset_source"] != "file" or run.config["data"]["sha256"] != self.own.sha256:
+            if run.config["dataset_source"] != "file" or run.config["data"].get("sha256") != self.own.sha256:
                 return False
         same = all(mine[name] == its[name] for name in mine.keys() & its.keys())
-        return same and run.algorithm == self.algorithm and run.script.resolve() == script_of(self.algorithm).resolve()
+        same &= run.algorithm == self.algorithm and run.script == os.path.realpath(script_of(self.algorithm))
+        return same and not run.damaged
 
 
 def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...], own: Own | None = None) -> Cell:

@@ -13,21 +13,22 @@ from string import Template
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from benchmark.engine.curves import TIMES, Group
+from benchmark.engine.curves import Group
 from benchmark.engine.figures import COLOURS
 from benchmark.engine.files import whole
 from benchmark.engine.robust import (NAMES, REPETITIONS, Comparison, aggregates, comparisons, improvements, profiles,
                                      thresholds)
-from benchmark.engine.runs import duration
+from benchmark.engine.runs import TIMES, duration, plain
 
 Cell = tuple[str, float | str | None]  # its HTML and what it is sorted by; None stays last
 
 
 def write(path: Path, title: str, notes: list[str], how: str, rows: list[dict], groups: list[Group],
-          score: str) -> None:
+          score: str, seeds: int = 0) -> None:
     """`rows` as benchmark/engine/tables.py's results gives them, and the runs behind them, finished or not.
 
-    `notes`: warnings on top; `how`: which scores the table has; `score`: their name in result.json.
+    `notes`: warnings on top; `how`: which scores the table has; `score`: their name in result.json; `seeds`: of a whole
+    cell, where there is such a number.
     """
     datasets, names = (list(dict.fromkeys([*(row[key] for row in rows), *(getattr(group, key) for group in groups)]))
                        for key in ("dataset", "algorithm"))
@@ -40,7 +41,7 @@ def write(path: Path, title: str, notes: list[str], how: str, rows: list[dict], 
         "title": escape(title), "how": escape(how), "draws": f"{REPETITIONS:,}", "times": times,
         "plotly": get_plotlyjs(),
         "notes": "\n".join(f'<p class="banner" role="note">{escape(note)}</p>' for note in notes),
-        "table": table(rows, groups, names, datasets, [panel["dataset"] for panel in panels]),
+        "table": table(rows, groups, names, datasets, [panel["dataset"] for panel in panels], seeds),
         "curves": "\n".join(_panel(i, panel, names) for i, panel in enumerate(panels)) or "<p>No evaluations yet.</p>",
         "statistics": "\n".join(text for _, text in compared) or "<p>None: no finished run has a normalised score.</p>",
         "data": _json({"names": names, "colours": COLOURS, "curve": panels, "profile": [plot for plot, _ in compared],
@@ -65,7 +66,8 @@ def sortable(head: list[str], body: list[list[Cell]], foot: Sequence[str] = (), 
             f"</thead><tbody>\n{chr(10).join(map(line, body))}\n</tbody>{foot}</table></div>")
 
 
-def table(rows: list[dict], groups: list[Group], names: list[str], datasets: list[str], drawn: list[str]) -> str:
+def table(rows: list[dict], groups: list[Group], names: list[str], datasets: list[str], drawn: list[str],
+          seeds: int = 0) -> str:
     """Datasets down, algorithms across; a cell links to its curve, if its dataset is in `drawn`."""
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     runs = {(group.dataset, group.algorithm): group for group in groups}
@@ -73,7 +75,7 @@ def table(rows: list[dict], groups: list[Group], names: list[str], datasets: lis
 
     def cell(dataset, name) -> Cell:
         row, group = cells.get((dataset, name), {}), runs.get((dataset, name))
-        text = _cell(row, group)
+        text = _cell(row, group, seeds)
         if group and group.curve:
             text = f'<a href="#p{drawn.index(dataset)}-a{names.index(name)}">{text}</a>'
         return text, next((float(row[key]) for key in ("mean", "published_mean") if row.get(key)), None)
@@ -101,15 +103,15 @@ def alike(rows: list[dict]) -> bool:
     return len({row["data"] for row in rows} - {"quoted"}) < 2
 
 
-def _cell(row, group) -> str:
+def _cell(row, group, seeds) -> str:
     """Ours, published and verdict, and how far runs are that go on."""
     lines = []
     if row.get("mean"):
-        seeds = f"{row['seeds']} seed{'s' * (int(row['seeds']) != 1)}"
-        ours = f'<b title="{escape(row["scores"])}">{_pair(row["mean"], row["std"])}</b>'
-        lines.append(f"{ours} <small>({seeds})</small>")
+        count = f"{row['seeds']} of {seeds}" if seeds else f"{row['seeds']} seed{'s' * (int(row['seeds']) != 1)}"
+        each = " ".join(f"{float(value):.2f}" for value in row["scores"].split())
+        lines.append(f'<b title="{each}">{pair(row["mean"], row["std"])}</b> <small>({count})</small>')
     if row.get("published_mean"):
-        theirs, word = _pair(row["published_mean"], row["published_std"]), row["verdict"]
+        theirs, word = pair(row["published_mean"], row["published_std"]), row["verdict"]
         badge = f' <span class="badge {escape(word)}">{escape(word)}</span>' if word else ""
         lines.append(f'<small title="{escape(row["source"])}">paper {theirs}</small>{badge}')
     if group and (left := group.unfinished()):
@@ -121,8 +123,9 @@ def _name(text):
     return f'<span class="name">{escape(text)}</span>'
 
 
-def _pair(mean, std):
-    return f"{float(mean):.1f}" + (f" ± {float(std):.1f}" if std else "")
+def pair(mean: str, std: str, digits: int = 1) -> str:
+    """Numbers of a row, rounded here and nowhere before."""
+    return f"{float(mean):.{digits}f}" + (f" ± {float(std):.{digits}f}" if std else "")
 
 
 def panel(dataset: str, names: list[str], groups: list[Group], published: dict) -> dict | None:
@@ -138,7 +141,7 @@ def panel(dataset: str, names: list[str], groups: list[Group], published: dict) 
                                for i, seed in enumerate(curve.seeds)]}
         if row:
             line["published"] = {"mean": float(row["published_mean"]), "quoted": row["data"] == "quoted",
-                                 "text": _pair(row["published_mean"], row["published_std"]), "source": row["source"]}
+                                 "text": pair(row["published_mean"], row["published_std"]), "source": row["source"]}
         if len(line) > 1:
             lines.append(line)
     if not any("steps" in line for line in lines):
@@ -216,7 +219,7 @@ def timing(groups: list[Group], score: str, names: list[str]) -> tuple[list[dict
         share = 100 * waited / seconds if waited is not None and seconds else None
         shown = f"{mean:.1f}" + " (return)" * group.raw + " (stand-in)" * group.standin if scores else "-"
         device, seeds = (", ".join(sorted(set(map(str, values)))) for values in (
-            [run.config.get("device", "-") for run in done], [len(run.seeds) for run in done]))
+            [plain(str(run.config.get("device", "-"))) for run in done], [len(run.seeds) for run in done]))
         numbers = ((_number(x), x) for x in (speed, evaluating, waited, share, after))
         body.append([(_name(group.dataset), group.dataset), (_name(group.algorithm), group.algorithm), (shown, mean),
                      (duration(seconds), seconds), *numbers, (seeds, seeds), (_name(device), device)])
@@ -237,10 +240,10 @@ def _number(value):
 
 
 def _json(value) -> str:
-    """JSON that stands in a script element: no `<`, numbers to five digits, null for what is not finite."""
+    """JSON that stands in a script element: no `<`, null for what is not finite."""
     def plain(x):
         if isinstance(x, float):
-            return float(f"{x:.5g}") if np.isfinite(x) else None
+            return x if np.isfinite(x) else None
         if isinstance(x, dict):
             return {key: plain(item) for key, item in x.items()}
         x = x.tolist() if isinstance(x, np.ndarray) else x

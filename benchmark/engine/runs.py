@@ -1,11 +1,17 @@
-"""Run folders as algorithms leave them: flags, progress, scores, and the agents in their checkpoints."""
+"""Run folders as algorithms leave them: flags, progress, scores, and the agents in their checkpoints.
+
+A run folder may be somebody else's: what it holds is data. Nothing that it names is opened, loaded or started.
+"""
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import io
 import json
+import os
 import shlex
+import stat
 import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,12 +20,16 @@ from pathlib import Path
 import torch
 
 from common import InputError
-from common.args import parse
+from common.args import parse, read_config
 from common.data import Dataset
 
 ROOT = Path(__file__).parents[2]
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
            "resume"}
+SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
+          "best": "the best evaluation"}  # of result.json
+TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited",
+         "evaluation_after")  # of result.json
 
 
 def settings(args: dict) -> dict:
@@ -72,16 +82,29 @@ class Run:
     def seeds(self) -> list[int]:
         return self.config["args"]["seeds"]
 
+    @cached_property
+    def words(self) -> list[str]:
+        """Its command, split: the file that it was started with, and flags."""
+        try:
+            return shlex.split(self.config["command"]) or [""]
+        except ValueError:  # a quote that never ends
+            return self.config["command"].split() or [""]
+
     @property
-    def script(self) -> Path:
-        """The file that it was started with, or the project's of that name, where that is not here."""
-        started = Path(shlex.split(self.config["command"])[0])
-        return started if started.stem == self.algorithm and started.exists() else script_of(self.algorithm)
+    def script(self) -> str:
+        """The file that trained it, or the project's of that name where that is not here: a name that tells copies
+        apart, never a file to load (`file_of` gives that)."""
+        started = self.words[0]
+        copy = Path(started).stem == self.algorithm and os.path.exists(started)
+        try:
+            return os.path.realpath(started if copy else script_of(self.algorithm))
+        except ValueError:  # signs that no file's name has
+            return self.algorithm
 
     @property
     def flags(self) -> dict[str, str]:
         """The flags of its command that change a score, `config` among them."""
-        given, without = flags(shlex.split(self.config["command"])[1:]), IGNORED - {"config"}
+        given, without = flags(self.words[1:]), IGNORED - {"config"}
         return {name: value for name, value in given.items() if name.replace("-", "_") not in without}
 
     @property
@@ -94,22 +117,59 @@ class Run:
 
     @cached_property
     def result(self) -> dict | None:
-        """result.json, which a run writes when it is finished; else None."""
+        """result.json, which a run writes when it is finished; None before, and where a kill has torn it.
+
+        InputError: it is not what a run writes.
+        """
+        path, advice = self.folder / "result.json", f"delete it, --resume {self.folder} writes it anew"
         try:
-            return json.loads((self.folder / "result.json").read_text())
-        except (OSError, json.JSONDecodeError):
+            result = json.loads(text_of(path))
+        except (FileNotFoundError, json.JSONDecodeError):
             return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}); {advice}") from None
+        try:
+            rows = result["seeds"].values()
+            sound = (type(result["step"]) is int and isinstance(result.get("unit", ""), str) and not deeper(result, 3)
+                     and all(_number(row[score]) for row in rows for score in SCORES)
+                     and all(_number(result[name]) for name in TIMES if name in result))
+        except (LookupError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise InputError(f"{path}: is not what a run writes when it is finished; {advice}")
+        return result
 
     @cached_property
     def checkpoint(self) -> dict:
-        """checkpoint.pt, its tensors left on the disk until they are used."""
+        """checkpoint.pt, its tensors left on the disk until they are used. InputError: it has none, or a broken one."""
         path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        if not os.path.isfile(path):
             raise InputError(f"{self.folder}: has no checkpoint yet; let it train (--resume {self.folder})")
         try:
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         except Exception as error:  # torch, zip and pickle each raise their own kinds
             raise InputError(f"{path}: cannot be read ({type(error).__name__}); damaged? Train it again") from None
+        try:
+            agents = len(saved["agents"])
+            sound = type(saved["step"]) is int and _number(saved["seconds"])
+        except (LookupError, TypeError):
+            sound = False
+        if not sound:
+            raise InputError(f"{path}: is no checkpoint of a run; train it again")
+        if agents != len(self.seeds):
+            raise InputError(f"{path}: has agents of {agents} seeds, config.json {len(self.seeds)}; one is of another "
+                             "run, train it again")
+        return saved
+
+    @cached_property
+    def damaged(self) -> bool:
+        """Has it a checkpoint that cannot be read, and no result? Told once."""
+        if self.result or not os.path.lexists(self.folder / "checkpoint.pt"):
+            return False
+        try:
+            return not self.checkpoint
+        except InputError as error:
+            return pass_over(error)
 
     @property
     def progress(self) -> int:
@@ -124,38 +184,101 @@ class Run:
         """Updates per second."""
         try:
             if self.result:
-                return self.result["updates_per_second"]
+                return self.result.get("updates_per_second")
             return self.checkpoint["step"] / self.checkpoint["seconds"]
         except (InputError, ZeroDivisionError):
             return None
 
 
+def _number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # not nan
+
+
+def deeper(value, levels: int) -> bool:
+    """Are there more levels of lists and dictionaries in it?"""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
+    return inside is not None and (levels < 1 or any(deeper(item, levels - 1) for item in inside))
+
+
+def text_of(path: Path, most: int = 2**28, errors: str = "strict") -> str:
+    """A file's text. OSError, ValueError: it cannot be read, is no regular file (a pipe waits for ever) or is huge."""
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("it is no regular file")
+    if facts.st_size > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
 def read_run(folder: Path) -> Run:
-    """InputError: no run folder."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        config["args"]["seeds"], config["args"]["env"], config["dataset_source"]
-        Path(shlex.split(config["command"])[0]), config["algorithm"] + ".py"
-        return Run(folder, config)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder}: not a run folder ({type(error).__name__}: {error}); name one in runs/") from None
+    """InputError: no run folder, or one whose config.json or result.json is broken."""
+    run = Run(folder, read_config(folder))
+    if deeper(run.config, 8):
+        raise InputError(f"{folder}: no run folder, its config.json has lists within lists within lists")
+    run.result  # read here, where a broken one can be passed over
+    return run
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """All runs in a folder of run folders, oldest first; folders that are none are passed over."""
+    """All runs in a folder of run folders, oldest first; what is broken, not ours to read or gone by now is passed over.
+
+    InputError: the folder itself cannot be read.
+    """
     found = []
-    for path in folder.glob("*/config.json"):
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error}); choose another folder with --runs") from None
+    for path in (folder / name for name in names):
         try:
-            found.append(read_run(path.parent))
+            os.stat(path / "config.json")
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # nobody's run
+        except OSError as error:
+            pass_over(InputError(f"{path}: cannot be read ({error})"))
+            continue
+        try:
+            found.append(read_run(path))
         except InputError as error:
-            print(f"passed over: {error}", file=sys.stderr)
+            pass_over(error)
     return sorted(found, key=Run.age)
+
+
+_told = set()
+
+
+def pass_over(error: InputError) -> bool:
+    """Tell, once, that something is passed over; True."""
+    if str(error) not in _told:
+        print(f"passed over: {error}", file=sys.stderr, flush=True)
+    _told.add(str(error))
+    return True
+
+
+def plain(text: str, most: int = 100) -> str:
+    """For a table or a figure: no line breaks or other signs that do not print, and not too long; still one of a kind.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= most else f"{shown[:most - 9]}~{digest(shown)}"
+
+
+def digest(*facts) -> str:
+    """Eight digits that change with the facts."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def named(runs: list[Run], *facts) -> str:
+    """For files: a name after what they hold, hence another for other runs, more of them, or other facts."""
+    which = runs[0].folder.resolve().name if len(runs) == 1 else f"{len(runs)}-runs"
+    return f"{plain(which)}.{digest(sorted((run.folder.resolve().name, repr(run.config)) for run in runs), *facts)}"
 
 
 def label(run: Run) -> str:
     """A run's name in a figure: its algorithm, and its flags beyond the dataset and the number of updates."""
     other = [f"{name}={value}" for name, value in run.flags.items() if name not in ("env", "updates", "eval-env")]
-    return " ".join([run.algorithm, *other])
+    return plain(" ".join([run.algorithm, *other]))
 
 
 def duration(seconds: float | None) -> str:
@@ -167,9 +290,26 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / size:.1f} {unit}"
 
 
-def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
+def file_of(run: Run, scripts: dict[str, Path] = {}) -> Path:
+    """The file to load for a run: the user's of its name, `scripts` {algorithm: file}, or the project's own.
+
+    InputError: it was trained by another file. That one is not loaded, whoever left the run folder might have left it.
+    """
+    own = {path.stem: path for path in (ROOT / "algorithms").glob("*.py")}
+    if run.algorithm in scripts:
+        return scripts[run.algorithm]
+    if run.algorithm not in own:
+        raise InputError(f"{run.folder}: was trained by {run.algorithm}.py, which is not in algorithms/; name it with "
+                         f"--script {run.algorithm}.py")
+    if run.script != os.path.realpath(own[run.algorithm]):
+        raise InputError(f"{run.folder}: was trained by another {run.algorithm}.py than the one in algorithms/; name "
+                         "the one to load with --script")
+    return own[run.algorithm]
+
+
+def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu", scripts: dict[str, Path] = {}):
     """The agent of one seed as its checkpoint has it: `actor`, `critics` and `value`, where it has them; the rest is
-    untrained.
+    untrained. `scripts`: files of the user's, as `file_of` has them.
 
     InputError: no checkpoint, no such seed, the algorithm's file is gone or no longer has the networks it had.
     """
@@ -177,21 +317,22 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu"):
         raise InputError(f"{run.folder}: has no seed {seed}, only {' '.join(map(str, run.seeds))}")
     if "obs_std" not in run.config:
         raise InputError(f"{run.folder}: its config.json has no `obs_std`, an older version made it; train it again")
-    saved, module = run.checkpoint["agents"][run.seeds.index(seed)], load_script(run.script)
-    cls, obs_std = agent_class(module), torch.tensor(run.config["obs_std"])
-    rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
-    data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
-                   action_size, torch.tensor([[0, 1]]))
-    data.obs_std = obs_std.to(device)
+    module, saved = load_script(file_of(run, scripts)), run.checkpoint["agents"][run.seeds.index(seed)]
+    cls = agent_class(module)
     try:
+        obs_std = torch.tensor(run.config["obs_std"], dtype=torch.float32)
+        rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
+        data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
+                       action_size, torch.tensor([[0, 1]]))
+        data.obs_std = obs_std.to(device)
         agent = cls(module.Args(**run.config["args"] | {"seeds": tuple(run.seeds), "device": device}), data, seed)
         for name in ("actor", "critics", "value"):
             if isinstance(getattr(agent, name, None), torch.nn.Module):
                 getattr(agent, name).load_state_dict(saved[name])
                 getattr(agent, name).requires_grad_(False)
-    except (TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{run.folder}: its networks do not fit {module.__file__} ({error}); use the version that "
-                         f"trained it, {run.config.get('git') or 'unknown'}") from None
+    except Exception as error:  # values of a config.json can be anything
+        raise InputError(f"{run.folder}: its networks do not fit {module.__file__} ({type(error).__name__}: {error}); "
+                         f"use the version that trained it, {run.config.get('git') or 'unknown'}") from None
     return agent
 
 
@@ -215,11 +356,14 @@ def arguments(algorithm: str, words: list[str]):
 
 @cache
 def load_script(path: Path):
-    """An algorithm's file as a module, wherever it lies. InputError: it is not there."""
-    if not path.exists():
-        raise InputError(f"{path}: this run's algorithm is not here; run this where its file is")
+    """An algorithm's file as a module, wherever it lies. InputError: it is not there, or cannot be loaded."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
     name = f"{path.stem}_{abs(hash(path.resolve())):x}"  # no other module's, whatever the file is called
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code
+        raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
     return module

@@ -10,10 +10,14 @@ Run: python benchmark/engine/speed_worker.py '{"kind": "product", "size": 1024, 
 import dataclasses
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 PEERS = {  # our file: d3rlpy's class; SQL, EQL and XQL are IQL with other losses and LayerNorm on V
     "td3_bc": "TD3PlusBC", "sac_n": "SAC", "iql": "IQL", "sql_eql": "IQL", "xql": "IQL", "cql": "CQL", "awac": "AWAC"}
@@ -51,7 +55,7 @@ def size(*modules) -> int:
 
 def memory() -> int:
     """Most bytes so far, on Linux."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
 
 
 def ours(job: dict):

@@ -10,10 +10,9 @@ from scipy import stats
 from benchmark.engine import page
 from benchmark.engine.curves import TIMES, Group
 from benchmark.engine.files import whole
+from benchmark.engine.runs import SCORES, digest, flags
 
 PAPERS = Path(__file__).parents[1] / "papers"
-SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
-          "best": "the best evaluation"}
 
 
 def verdict(scores: list[float], mean: float, std: float) -> str:
@@ -61,10 +60,13 @@ def results(grid) -> list[dict]:
 
 
 def row(dataset: str, algorithm: str, data: str, quote: dict, judged: str, scores=()) -> dict[str, str | int]:
-    """A cell; `data`: d4rl, standin, file, quoted or another source; `quote`: the paper's row, if any."""
-    mean, std = (f"{np.mean(scores):.2f}", f"{np.std(scores):.2f}") if scores else ("", "")
+    """A cell, its numbers to their last digit: who shows them rounds, once. One score has no std.
+
+    `data`: d4rl, standin, file, quoted or another source; `quote`: the paper's row, if any.
+    """
+    mean, std = repr(float(np.mean(scores))) if scores else "", repr(float(np.std(scores))) if len(scores) > 1 else ""
     return {"dataset": dataset, "algorithm": algorithm, "data": data, "seeds": len(scores), "mean": mean, "std": std,
-            "scores": " ".join(f"{score:.2f}" for score in scores), "published_mean": quote.get("mean", ""),
+            "scores": " ".join(repr(float(score)) for score in scores), "published_mean": quote.get("mean", ""),
             "published_std": quote.get("std", ""), "verdict": judged, "source": quote.get("source", "")}
 
 
@@ -75,8 +77,8 @@ def runs(grid) -> list[dict]:
         for seed, run in sorted(grid.finished(cell).items()):
             result, config = run.result, run.config
             scores = result["seeds"].get(str(seed), {})  # none without evaluation
-            scores = {key: f"{scores[key]:.2f}" if key in scores else "" for key in SCORES}
-            cost = {key: f"{result[key]:.1f}" if key in result else "" for key in TIMES}
+            scores = {key: repr(float(scores[key])) if key in scores else "" for key in SCORES}
+            cost = {key: repr(float(result[key])) if key in result else "" for key in TIMES}
             rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed, **scores,
                          "updates": result["step"], **cost, "seeds_of_the_run": len(run.seeds), "run": run.folder.name,
                          "device": config.get("device", ""), "threads": config.get("threads", "")})
@@ -85,7 +87,7 @@ def runs(grid) -> list[dict]:
 
 def markdown(grid, rows: list[dict]) -> str:
     """Datasets down, algorithms across: ours / published and verdict; ours alone where nothing is comparable."""
-    alone, seeds = not grid.paper, max(len(grid.table.seeds), len(grid.seeds))
+    alone, seeds = not grid.paper, wanted(grid)
     names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("algorithm", "dataset"))
     cells = {(row["dataset"], row["algorithm"]): row for row in rows}
     quoted = page.quoted_columns(rows)
@@ -93,7 +95,7 @@ def markdown(grid, rows: list[dict]) -> str:
     def text(row):
         ours = "-"
         if row["mean"]:
-            ours = f"{float(row['mean']):.1f} ± {float(row['std']):.1f} ({row['seeds']} of {seeds})"
+            ours = f"{page.pair(row['mean'], row['std'])} ({row['seeds']} of {seeds})"
         theirs = row["published_mean"] + f" ± {row['published_std']}" * bool(row["published_std"]) or "-"
         if row["data"] == "quoted":
             return theirs if row["algorithm"] in quoted else f"{theirs} {row['verdict']}".strip()
@@ -111,7 +113,8 @@ def markdown(grid, rows: list[dict]) -> str:
     if page.alike(rows):
         lines.append(["mean", *map(mean, names)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([f"# {grid.table.title}", *(f"**{note}**" for note in notes(grid)), table, how(grid)]) + "\n"
+    return "\n\n".join([f"# {grid.table.title}", *(f"**{note}**" for note in notes(grid)), table,
+                        f"{how(grid)} {few(rows)}".strip()]) + "\n"
 
 
 def notes(grid) -> list[str]:
@@ -139,12 +142,32 @@ def how(grid) -> str:
     return how
 
 
+def few(rows: list[dict]) -> str:
+    """How little the std of less than five seeds says: half a 95% interval of the mean, in units of that std."""
+    cells = [row["seeds"] for row in rows if row["data"] != "quoted" and 0 < row["seeds"] < 5]
+    if not cells:
+        return ""
+    told = ["one seed has no std"] * (1 in cells)
+    told += [f"with {n} the 95% interval of the mean is ± {stats.t.ppf(0.975, n - 1) / np.sqrt(n - 1):.1f} times the std"
+             for n in (2, 3, 4) if n in cells]
+    return f"Fewer than five seeds in {len(cells)} cell{'s' * (len(cells) > 1)}: {', '.join(told)}."
+
+
+def wanted(grid) -> int:
+    """Seeds of a whole cell: the paper's number, or more where more are asked for."""
+    return max(len(grid.table.seeds), len(grid.seeds))
+
+
 def stem(grid) -> str:
-    """Name of a grid's files: other data, other settings and a part of the table have names of their own."""
+    """Name of a grid's files: other data, other settings and a part of the table have names of their own, with eight
+    digits that change with which data, settings or part it is."""
     args, part = grid.args, bool(grid.args.datasets or grid.args.columns or grid.args.seeds)
     changed = bool(args.updates or grid.extra)
+    what = (list(grid.datasets), sorted(args.columns), sorted(grid.seeds)) if part else ()
+    how = (args.updates, sorted(flags(list(grid.extra)).items())) if changed else ()
+    files = [(name, grid.own[name].sha256) for name in sorted(grid.own) if name not in grid.table.own]
     return (grid.table.name + ".standin" * args.standin + ".data" * bool(args.data) + ".changed" * changed
-            + ".part" * part)
+            + ".part" * part + f".{digest(what, how, files)}" * bool(what or how or files))
 
 
 def write(grid) -> str:
@@ -158,7 +181,8 @@ def write(grid) -> str:
             writer = csv.DictWriter(file, lines[0] if lines else ["dataset", "algorithm", "seed"], lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
-    page.write(Path(f"{path}.html"), grid.table.title, notes(grid), how(grid), rows, groups(grid), grid.table.score)
+    page.write(Path(f"{path}.html"), grid.table.title, notes(grid), f"{how(grid)} {few(rows)}".strip(), rows,
+               groups(grid), grid.table.score, wanted(grid))
     print(f"\n{text}\n{path}.md, .csv and .runs.csv; with learning curves: {path}.html")
     return text
 
