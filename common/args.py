@@ -189,6 +189,9 @@ def _saved_args(Args, folder):
     config, words = read_config(folder), []
     if config["algorithm"] != Path(inspect.getfile(Args)).stem:
         raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
+    own = config["data"].get("path")  # whole: an own file's relative path means nothing in another folder
+    if config["dataset_source"] == "file" and isinstance(own, str) and os.path.isabs(own) and os.path.isfile(own):
+        config["args"]["env"] = own
     for flag, value in config["args"].items():
         name = flag.replace("_", "-")
         if isinstance(value, bool):

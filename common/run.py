@@ -1,15 +1,17 @@
 """A run: its folder, logs, checkpoints, progress and final report."""
 
-import contextlib
 import copy
 import csv
 import inspect
+import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from importlib.metadata import distributions
@@ -20,18 +22,9 @@ import torch
 from tqdm import tqdm
 
 from common import InputError, RunError, keep_memory, lock
+from common.args import FREE, read_config
+from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, normalized_score
-
-RENAMED = {"time": "count"}  # attributes of agents in checkpoints of older versions
-
-
-@contextlib.contextmanager
-def _writing(path):
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise InputError(f"cannot write {path} ({error}); free space or choose another folder with --runs. A "
-                         "checkpoint that is there is whole: --resume continues from it") from None
 
 
 class Run:
@@ -50,10 +43,17 @@ class Run:
             print("no evaluation: name a task with --eval-env, for example --eval-env hopper-medium-v2")
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
+        self.rows = {"log.csv": [], "eval.csv": []}  # their text, row by row, as a checkpoint keeps it
+        self.headers = {}
+        try:  # now, not at the first save
+            self.attributes = [list(snapshot(agent)) for agent in agents]
+        except TypeError as error:
+            raise InputError(str(error)) from None
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         keep_memory()
         self.folder = args.resume or self._create()
-        with _writing(self.folder / "config.json"):
+        self.config = read_config(self.folder)  # before it is locked: closing a file frees a process's locks on it
+        with writing(self.folder / "config.json"):
             self.lock = lock(self.folder / "config.json")
         if not self.lock:
             raise InputError(f"{self.folder}: another process is training this run; wait for it, or stop it")
@@ -61,31 +61,47 @@ class Run:
             self._restore()
         print(f"run folder: {self.folder}")
         if args.track:
-            import wandb
-            self.wandb = wandb.init(project="solo", id=self.folder.name, resume="allow", dir=self.folder,
-                                    config=vars(args))
+            self._track()
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
         start, standin = time.strftime("%Y%m%d-%H%M%S"), ".standin" if self.data.standin else ""
         name = f"{self.script.stem}-{env}{standin}-{start}-{time.time_ns() // 1_000_000 % 1000:03}"
-        git = subprocess.getoutput(f"git -C '{self.script.parent}' describe --always --dirty --abbrev=40 2>/dev/null")
+        common, data = Path(__file__).resolve().parent, self.data.source
+        if data["kind"] == "file":
+            data = data | {"path": os.path.abspath(data["path"])}  # --resume finds it from wherever it is given
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
-        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task, "git": git,
-                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
+        config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task,
+                  "git": _git(self.script.parent), "common": {"path": str(common), "git": _git(common)},
+                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": data,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),
-                  "threads": torch.get_num_threads()}
-        with _writing(self.args.runs / name):
+                  "threads": torch.get_num_threads(), "wandb_id": re.sub("[^A-Za-z0-9_-]", "-", name)[-128:]}
+        with writing(self.args.runs / name):
             (self.args.runs / name).mkdir(parents=True)
             (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
         return self.args.runs / name
 
+    def _track(self):
+        try:
+            import wandb
+            name = self.config.get("wandb_id") or self.folder.resolve().name  # as runs of older versions were called
+            self.wandb = wandb.init(
+                id=re.sub(r"[^A-Za-z0-9_.-]", "-", str(name))[-128:], resume="allow", dir=self.folder,
+                project=os.environ.get("WANDB_PROJECT") or "solo", group=f"{self.script.stem}-{self.data.name}"[:128],
+                config=json.loads(json.dumps(asdict(self.args), default=str)))
+            self.wandb.define_metric("step")
+            self.wandb.define_metric("*", step_metric="step")
+        except Exception as error:  # it raises many kinds
+            raise InputError(f"--track: {type(error).__name__}: {error}; wandb login, set WANDB_MODE=offline, or leave "
+                             f"it out: --resume {self.folder}") from None
+
     def steps(self, updates: int):
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
-        handlers = {s: signal.signal(s, lambda *_: setattr(self, "stop", 1)) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        handlers = {number: signal.signal(number, lambda *_: setattr(self, "stop", 1)) for number in signals}
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
         saved, begin = time.monotonic(), time.monotonic() - self.seconds
         try:
@@ -115,14 +131,20 @@ class Run:
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
 
     def log(self, step: int, logs: list[dict]) -> None:
-        """A row per seed of scalar tensors, each `log_every` updates and at the last; RunError if one is not finite."""
-        if step % self.args.log_every and step != self.args.updates:
+        """A row per seed, each `log_every` updates and at the last, of an update's numbers and scalar tensors.
+
+        RunError if one is not finite; InputError if one is no number, at once, or the names are not those of before.
+        """
+        due = step % self.args.log_every == 0 or step == self.args.updates
+        if not due and "log.csv" in self.headers:
             return
-        for seed, log in zip(self.args.seeds, logs):
-            row = dict(zip(log, torch.stack([value.detach().float() for value in log.values()]).tolist()))
+        rows = [{"step": step, "seed": seed} | _numbers(log) for seed, log in zip(self.args.seeds, logs)]
+        self.headers.setdefault("log.csv", list(rows[0]))
+        for row in rows if due else ():
             if bad := [key for key, value in row.items() if not np.isfinite(value)]:
-                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {seed}; see {self.folder}")
-            self._append("log.csv", {"step": step, "seed": seed, **row})
+                raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {row['seed']}; see "
+                               f"{self.folder}")
+            self._append("log.csv", row)
 
     def evaluate(self, step: int, last: bool = False) -> None:
         """Hand actors to the evaluator, each `eval_every` updates and at the last; take delivery of what is done."""
@@ -151,23 +173,31 @@ class Run:
             self.bar.set_postfix_str(f"score {self.scores[seed][-1]:.1f}{self.mark}")
 
     def _append(self, name, row):
-        with _writing(self.folder / name), open(self.folder / name, "a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(row)
-            writer.writerow([repr(float(value)) if isinstance(value, float) else value for value in row.values()])
+        header, line = self.headers.setdefault(name, list(row)), io.StringIO()
+        if set(row) != set(header):
+            raise InputError(f"update() gave {', '.join(row)}, and before {', '.join(header)}: {self.folder / name} "
+                             "needs the same names from every update and agent")
+        writer = csv.writer(line, lineterminator="\n")
+        if not self.rows[name]:
+            writer.writerow(header)
+        writer.writerow([repr(float(x)) if isinstance(x, float) else x for x in map(row.get, header)])
+        self.rows[name].append(line.getvalue())
+        with writing(self.folder / name), open(self.folder / name, "a", newline="", encoding="utf-8") as file:
+            file.write(line.getvalue())
         if self.wandb:
             numbers = {key: value for key, value in row.items() if isinstance(value, float)}
-            self.wandb.log({"step": row["step"], f"{name[:-4]}/seed{row['seed']}": numbers})
+            prefix = f"{name[:-4]}/seed{row['seed']}"
+            self.wandb.log({"step": row["step"]} | {f"{prefix}/{key}": value for key, value in numbers.items()})
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
         waited = self.evaluator.waited if self.evaluator else 0.0  # while there was training to do
         try:
             self.evaluate(self.step, last=True)
+            self.save()
         except KeyboardInterrupt:  # the checkpoint that `steps` left at the end has what is missing
             raise KeyboardInterrupt(f"evaluation is not finished; continue with {self._command()}") from None
-        self.save()
+        self._write_tables()
         unit = "return (no reference scores)" if normalized_score(self.task, 0.0) is None else "normalised score"
         seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}
                  for seed, s in self.scores.items() if s}
@@ -177,8 +207,8 @@ class Run:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": waited,
                        "evaluation_after": self.evaluator.waited - waited}
         self._close()
-        with _writing(self.folder / "result.json"):
-            (self.folder / "result.json").write_text(json.dumps(result, indent=1))
+        with whole(self.folder / "result.json") as file:
+            file.write(json.dumps(result, indent=1).encode())
         if seeds:
             table = np.array([list(row.values()) for row in seeds.values()])
             rows = [(seed, *(f"{value:.1f}" for value in row)) for seed, row in zip(seeds, table)]
@@ -194,77 +224,98 @@ class Run:
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
         state = {"step": self.step, "seconds": self.seconds, "data": self.data.source["sha256"],
+                 "settings": self._settings(), "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
                  "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
                  "evaluation": [self.evaluator.seconds, self.evaluator.waited] if self.evaluator else []}
-        part = self.folder / "checkpoint.pt.part"
-        with _writing(self.folder / "checkpoint.pt"):
-            try:
-                with open(part, "wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(self.folder / "checkpoint.pt")
-            finally:
-                part.unlink(missing_ok=True)
+        for agent, names in zip(state["agents"], self.attributes):
+            if changed := set(agent) ^ set(names):
+                raise InputError(f"{self.script}: {', '.join(sorted(changed))} came or went in training, and could not "
+                                 "be resumed; give it its kind of value in __init__")
+        with whole(self.folder / "checkpoint.pt") as file:
+            save_sealed(state, file)
+
+    def _settings(self) -> dict:
+        """The flags that a resumed run keeps; its own file is known by its SHA-256, wherever it lies."""
+        free = FREE | {"runs", "resume"} | ({"env"} if self.data.source["kind"] == "file" else set())
+        settings = {flag: value for flag, value in asdict(self.args).items() if flag not in free}
+        return json.loads(json.dumps(settings, default=str))
 
     def _restore(self):
-        path, state = self.folder / "checkpoint.pt", {"step": 0, "seconds": 0.0, "agents": [], "waiting": []}
+        path = self.folder / "checkpoint.pt"
         try:
             if path.exists():  # else the run was killed before its first checkpoint, and starts again
-                state = torch.load(path, weights_only=True, map_location="cpu")
-            if state.get("data", here := self.data.source["sha256"]) != here:
-                raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
-            for agent, saved in zip(self.agents, state["agents"]):
-                names = [name if hasattr(agent, name) else RENAMED.get(name, name) for name in saved]
-                snapshot(agent, dict(zip(names, saved.values())))
+                self._put_back(read_checkpoint(path))
+        except InputError:
+            raise
         except Exception as error:
-            raise InputError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
-        waiting, self.step, self.seconds = {tuple(job[:2]) for job in state["waiting"]}, state["step"], state["seconds"]
-        self._cut("log.csv", lambda step, seed: step <= self.step)
-        for row in self._cut("eval.csv", lambda step, seed: step <= self.step and (step, seed) not in waiting):
-            self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
-        if state.get("evaluation"):
+            why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            raise InputError(f"{path}: cannot be continued ({why})") from None
+        self._write_tables()
+        print(f"resumed at update {self.step:,}")
+
+    def _put_back(self, state):
+        """Agents, counters, rows and scores as a checkpoint has them. ValueError: it does not fit the run."""
+        if "rows" not in state:
+            raise ValueError(f"an older version saved it, git {self.config.get('git') or 'unknown'}; continue it with "
+                             "that one, or start a new run")
+        if state["data"] != (here := self.data.source["sha256"]):
+            raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
+        mine, its = self._settings(), state["settings"]
+        if other := [flag for flag in its if mine.get(flag) != its[flag]]:
+            raise ValueError(f"it was saved with --{other[0].replace('_', '-')} {its[other[0]]}, config.json has "
+                             f"{mine.get(other[0])}")
+        if len(state["agents"]) != len(self.agents) or state["step"] > self.args.updates:
+            raise ValueError(f"it has {len(state['agents'])} agents after {state['step']:,} updates, config.json "
+                             f"{len(self.agents)} seeds and {self.args.updates:,} updates")
+        for agent, saved in zip(self.agents, state["agents"]):
+            snapshot(agent, saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+        for name in self.rows:
+            text = state["rows"][name]
+            self.rows[name], table = [text] * bool(text), csv.DictReader(io.StringIO(text))
+            self.headers |= {name: table.fieldnames} if text else {}
+            for row in table if name == "eval.csv" else ():
+                self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+        if self.evaluator:
             self.evaluator.seconds, self.evaluator.waited = state["evaluation"]
         for step, seed, weights in state["waiting"]:
             actor = copy.deepcopy(self.agents[self.args.seeds.index(seed)].actor)
             actor.load_state_dict(weights)
             self.evaluator.submit(step, seed, actor)
-        print(f"resumed at update {self.step:,}")
 
-    def _cut(self, name, known) -> list[dict]:
-        """Leave the rows that the checkpoint knows of, and return them."""
-        path, part = self.folder / name, self.folder / f"{name}.part"
-        if not path.exists():
-            return []
-        header, *rows = csv.reader(path.read_text(errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
-        rows = [row for row in rows if len(row) == len(header) and row[0].isdigit() and known(int(row[0]), int(row[1]))]
-        with _writing(path):
-            with open(part, "w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([header, *rows] if rows else [])
-            part.replace(path)
-        return [dict(zip(header, row)) for row in rows]
+    def _write_tables(self):
+        """log.csv and eval.csv anew, on the disk for certain, without the rows that a resumed run will repeat."""
+        for name, rows in self.rows.items():
+            path, text = self.folder / name, "".join(rows).encode()
+            with writing(path):
+                here = path.read_bytes() if path.is_file() else b""
+            if not here.startswith(text):
+                print(f"{name}: rows were lost or changed since the checkpoint; restored from it")
+            if text or os.path.lexists(path):  # not to append to what a link names
+                with whole(path) as file:
+                    file.write(text)
 
 
-def snapshot(agent, saved: dict | None = None) -> dict:
-    """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back.
+def _git(folder) -> str:
+    """The commit of a folder's checkout; an empty string: it is in none, or there is no git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout.strip()
 
-    Any other attribute but arguments, data, strings and devices is a TypeError: better than a resume that forgets it.
-    """
-    state = {}
-    for name, value in list(vars(agent).items()):
-        if name in ("args", "data") or value is None or isinstance(value, (str, torch.device)):
-            continue
-        if hasattr(value, "state_dict"):
-            get, put = value.state_dict, value.load_state_dict
-        elif isinstance(value, torch.Generator):
-            get, put = value.get_state, value.set_state
-        elif isinstance(value, torch.Tensor):
-            get, put = value.detach, value.data.copy_
-        elif isinstance(value, (bool, int, float)):
-            get, put = (lambda: value), (lambda new: setattr(agent, name, new))
-        else:
-            raise TypeError(f"{type(agent).__name__}.{name}: a checkpoint cannot save a {type(value).__name__}; keep "
-                            "state in modules, optimisers, tensors, generators or numbers")
-        state[name] = get() if saved is None else put(saved[name])
-    return state
+
+def _numbers(log: dict) -> dict[str, float]:
+    """An update's numbers and scalar tensors as floats; of each device's tensors one copy. InputError: others."""
+    for key, x in log.items():
+        scalar = isinstance(x, torch.Tensor) and x.ndim == 0 and not x.is_complex()
+        if not scalar and not isinstance(x, (bool, int, float, np.number)) or key in ("step", "seed"):
+            what = f"a tensor {tuple(x.shape)} {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise InputError(f"update() gave {key!r}, {what}; give plain numbers or tensors of no dimension, under "
+                             "names other than step and seed")
+    exact = {key: x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)
+             for key, x in log.items() if isinstance(x, torch.Tensor)}
+    tensors = dict(zip(exact, torch.stack(list(exact.values())).tolist())) if exact else {}
+    return {key: tensors[key] if key in tensors else float(x) for key, x in log.items()}

@@ -183,26 +183,6 @@ def test_evaluations_that_were_under_way_are_not_lost(tmp_path, monkeypatch):
     assert [line.split(",")[0] for line in (whole.folder / "eval.csv").read_text().splitlines()] == ["step", "2", "4"]
 
 
-@pytest.mark.parametrize("algorithm", ["iql", "sql_eql", "xql"])
-def test_a_checkpoint_of_an_older_version_goes_on(algorithm, tmp_path):
-    """Their counter on the device was a float called `time`."""
-    script, flags = ROOT / f"algorithms/{algorithm}.py", [*FLAGS[algorithm], "--eval-workers", 0]
-    pause = Pause(tmp_path / "pause")
-    pause.at(30)
-    old = Script(script, *common_flags(tmp_path, "old", 50, save=RARELY), *flags, env=os.environ | pause.env)
-    old.until(lambda: pause.reached(30))
-    old.end(signal.SIGTERM)
-    path = only_folder(tmp_path / "old") / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    (agent,) = state["agents"]
-    agent["time"] = agent.pop("count").float()
-    torch.save(state, path)
-    for words in (["--resume", path.parent], [*common_flags(tmp_path, "whole", 50, save=RARELY), *flags]):
-        code, _, err = run_script(script, *words)
-        assert code == 0, err
-    same_results(only_folder(tmp_path / "whole"), path.parent)
-
-
 def test_seeds_side_by_side_equal_seeds_alone(tmp_path):
     script, flags = ROOT / "algorithms/td3_bc.py", FLAGS["td3_bc"]
     for name, words in (("four", ["--seeds", 0, 1, 2, 3]), ("one", ["--seeds", 3, "--eval-workers", 0])):
