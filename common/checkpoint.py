@@ -124,6 +124,6 @@ def snapshot(agent, saved: dict | None = None) -> dict:
                             "state in modules, optimisers, tensors, generators or numbers")
         if saved is not None and isinstance(value, (torch.Tensor, bool, int, float)):
             if getattr(saved[name], "shape", ()) != getattr(value, "shape", ()) or isinstance(saved[name], (dict, str)):
-                raise ValueError(f"{type(agent).__name__}.{name} is {value}, the checkpoint has {saved[name]}")
+                raise ValueError(f"{type(agent).__name__}.{name} has another shape or kind in the checkpoint")
         state[name] = get() if saved is None else put(saved[name])
     return state

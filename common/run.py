@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import asdict
 from importlib.metadata import distributions
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,7 @@ class Run:
             print("no evaluation: name a task with --eval-env, for example --eval-env hopper-medium-v2")
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
-        self.rows = {"log.csv": [], "eval.csv": []}  # their text, row by row, as a checkpoint keeps it
-        self.headers = {}
+        self.rows, self.headers = {"log.csv": [], "eval.csv": []}, {}  # the tables' text, as a checkpoint keeps it
         try:  # now, not at the first save
             self.attributes = [list(snapshot(agent)) for agent in agents]
         except TypeError as error:
@@ -79,10 +79,11 @@ class Run:
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),
                   "threads": torch.get_num_threads(), "wandb_id": re.sub("[^A-Za-z0-9_-]", "-", name)[-128:]}
-        with writing(self.args.runs / name):
-            (self.args.runs / name).mkdir(parents=True)
-            (self.args.runs / name / "config.json").write_text(json.dumps(config, indent=1, default=str))
-        return self.args.runs / name
+        with writing(folder := self.args.runs / name):
+            folder.mkdir(parents=True)
+        with whole(folder / "config.json") as file:
+            file.write(json.dumps(config, indent=1, default=str).encode())
+        return folder
 
     def _track(self):
         try:
@@ -90,8 +91,8 @@ class Run:
             name = self.config.get("wandb_id") or self.folder.resolve().name  # as runs of older versions were called
             self.wandb = wandb.init(
                 id=re.sub(r"[^A-Za-z0-9_.-]", "-", str(name))[-128:], resume="allow", dir=self.folder,
-                project=os.environ.get("WANDB_PROJECT") or "solo", group=f"{self.script.stem}-{self.data.name}"[:128],
-                config=json.loads(json.dumps(asdict(self.args), default=str)))
+                config=vars(self.args),
+                project=os.environ.get("WANDB_PROJECT") or "solo", group=f"{self.script.stem}-{self.data.name}"[-128:])
             self.wandb.define_metric("step")
             self.wandb.define_metric("*", step_metric="step")
         except Exception as error:  # it raises many kinds
@@ -243,14 +244,13 @@ class Run:
 
     def _restore(self):
         path = self.folder / "checkpoint.pt"
-        try:
-            if path.exists():  # else the run was killed before its first checkpoint, and starts again
-                self._put_back(read_checkpoint(path))
-        except InputError:
-            raise
-        except Exception as error:
-            why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
-            raise InputError(f"{path}: cannot be continued ({why})") from None
+        if path.exists():  # else the run was killed before its first checkpoint, and starts again
+            state = read_checkpoint(path)
+            try:
+                self._put_back(state)
+            except Exception as error:
+                why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+                raise InputError(f"{path}: cannot be continued ({why})") from None
         self._write_tables()
         print(f"resumed at update {self.step:,}")
 
@@ -308,14 +308,11 @@ def _git(folder) -> str:
 
 
 def _numbers(log: dict) -> dict[str, float]:
-    """An update's numbers and scalar tensors as floats; of each device's tensors one copy. InputError: others."""
+    """An update's numbers and scalar tensors as floats. InputError: something else, or a name that is the row's own."""
     for key, x in log.items():
-        scalar = isinstance(x, torch.Tensor) and x.ndim == 0 and not x.is_complex()
-        if not scalar and not isinstance(x, (bool, int, float, np.number)) or key in ("step", "seed"):
-            what = f"a tensor {tuple(x.shape)} {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
-            raise InputError(f"update() gave {key!r}, {what}; give plain numbers or tensors of no dimension, under "
-                             "names other than step and seed")
-    exact = {key: x.detach().to(torch.float32 if x.device.type == "mps" else torch.float64)
-             for key, x in log.items() if isinstance(x, torch.Tensor)}
-    tensors = dict(zip(exact, torch.stack(list(exact.values())).tolist())) if exact else {}
-    return {key: tensors[key] if key in tensors else float(x) for key, x in log.items()}
+        scalar = x.ndim == 0 and not x.is_complex() if isinstance(x, torch.Tensor) else isinstance(x, Real)
+        if not scalar or key in ("step", "seed"):
+            what = f"a tensor {tuple(x.shape)} {x.dtype}" if isinstance(x, torch.Tensor) else f"a {type(x).__name__}"
+            raise InputError(f"update() gave {key!r}, {what}: give plain numbers and tensors without dimensions, under "
+                             "other names than step and seed")
+    return {key: float(x.detach() if isinstance(x, torch.Tensor) else x) for key, x in log.items()}
