@@ -33,7 +33,7 @@ import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -42,10 +42,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.engine.figures import attack_figure
-from benchmark.engine.files import whole
+from benchmark.engine.files import check_folder, whole
 from benchmark.engine.runs import Run, label, load_agent, named, read_run
 from common import InputError, friendly
-from common.args import usable_device
+from common.args import cli, usable_device, within
 from common.evaluation import normalized_score
 from common.physics import make_env
 
@@ -59,11 +59,11 @@ class Args:
     attack: tuple[Literal["random", "action-diff", "min-q"], ...] = ("random", "action-diff", "min-q")  # (2)-(4)
     optimizer: tuple[Literal["zero-order", "mixed-order"], ...] = ("zero-order", "mixed-order")  # (5), (6)
     step: tuple[Literal["scaled", "authors"], ...] = ("scaled",)  # sign step of (6), in units of sigma or raw
-    eps: tuple[float, ...] = RADII  # radii of the box (1)
+    eps: Annotated[tuple[float, ...], within("[0, inf)")] = RADII  # radii of the box (1)
     critic: Path | None = None  # run whose critics attack every agent in min-q; default: the agent's own
-    episodes: int = 10  # episodes per agent, attack and radius, side by side
+    episodes: Annotated[int, within("[1, 1e4]")] = 10  # episodes per agent, attack and radius, side by side
     device: str = "auto"  # where candidates are scored: auto, cpu, cuda; the agent acts on the CPU, as in evaluations
-    seed: int = 0  # of the attacker's noise
+    seed: Annotated[int, within("[0, 1e18]")] = 0  # of the attacker's noise
     script: tuple[Path, ...] = ()  # your own algorithms' files, for runs that they trained: my_idea.py
     out: Path = Path("results/attacks")  # folder for the table and the figure
     name: str = ""  # of the table and the figure; default: after the runs and flags
@@ -295,10 +295,7 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
     """
     if not args.eps or not variants(args) and 0.0 not in args.eps:
         raise InputError("nothing to do: --eps, --attack, --optimizer and --step need a value each")
-    if bad := [eps for eps in args.eps if not 0 <= eps < np.inf]:
-        raise InputError(f"--eps {bad[0]}: a radius is a number >= 0")
-    if args.episodes < 1 or args.seed < 0:
-        raise InputError("--episodes must be at least 1 and --seed at least 0")
+    check_folder(args.out)
     args.device = usable_device(args.device)
     critic = read_run(args.critic) if args.critic else None
     all_runs = [run for runs in agents.values() for run, _ in runs]
@@ -348,4 +345,4 @@ def main(args: Args):
 
 if __name__ == "__main__":
     with friendly():
-        main(tyro.cli(Args))
+        main(cli(Args, description=(__doc__ or "").partition("\n")[0]))

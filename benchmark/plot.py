@@ -22,6 +22,7 @@ from benchmark.engine.robust import comparisons, profiles, thresholds
 from benchmark.engine.runs import SCORES, Run, duration, label, named, pass_over, plain, read_run
 from benchmark.engine.tables import few, row
 from common import InputError, friendly
+from common.args import cli
 
 NOTE = ("STAND-IN DATA, not D4RL's: made with this project's own policies. No score that is marked so compares with a "
         "published one.")
@@ -131,4 +132,4 @@ def main(args: Args):
 
 if __name__ == "__main__":
     with friendly():
-        main(tyro.cli(Args))
+        main(cli(Args, description=(__doc__ or "").partition("\n")[0]))

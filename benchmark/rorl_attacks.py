@@ -12,13 +12,14 @@ Run: python benchmark/rorl_attacks.py [--datasets hopper-medium-v2] [--gpus 0] [
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from benchmark import attacks
 from benchmark.engine import grid, tables
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.runs import digest
 from common import InputError, friendly
+from common.args import usable_device, within
 
 BASELINES = {"sac_10": Column("sac_n", "--config sac-10"), "edac_10": Column("edac", "--config edac-10")}
 LOSSES = {"rorl without OOD loss": "--beta-ood 0", "rorl without policy smoothing": "--beta-pi 0",
@@ -47,8 +48,8 @@ class Args(grid.Args):
     small: bool = False  # one small model each, for a CPU: not the paper's
     common_q: bool = False  # also min-q of every agent with RORL's critics: a figure of its own
     step: tuple[Literal["scaled", "authors"], ...] = ("scaled", "authors")  # as in attacks.py, where all attacks are
-    eps: tuple[float, ...] = attacks.RADII  # radii
-    episodes: int = 10  # per agent, attack and radius
+    eps: Annotated[tuple[float, ...], within("[0, inf)")] = attacks.RADII  # radii
+    episodes: Annotated[int, within("[1, 1e4]")] = 10  # per agent, attack and radius
     device: str = "auto"  # where candidates are scored
 
 
@@ -56,11 +57,10 @@ def main():
     words = sys.argv[1:sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     models = grid.make(table("--ablation" in words, "--small" in words), sys.argv[1:], Args)
     args = models.args
+    usable_device(args.device)
     if args.dry_run:
         return models.plan()
-    models.run()
-    models.find()
-    tables.write(models)
+    grid.train(models)
     agents = {}
     for cell in models.cells:  # one agent a column, its runs on all datasets
         done = models.finished(cell)

@@ -26,13 +26,14 @@ Run: python benchmark/rorl_theorem2.py
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from benchmark.engine.figures import save
-from common import InputError, friendly
+from common import friendly
+from common.args import cli, within
 
 DATA, NEAR, OOD, POINTS, SIZE = 40, 10, 40, 1000, 8  # m, n, OOD points, test points, d
 HAND = np.array([[1.0, 0]]), np.array([[[1, 0.5]]]), np.array([[0, 1.0]])  # (a): phi, phi(s^), OOD
@@ -45,8 +46,8 @@ SCALE = 3.0  # std of the true Q over random features; the noise has std 1
 @dataclass
 class Args:
     out: Path = Path("results")  # folder of the figure
-    refits: int = 20_000  # least-squares fits with fresh noise, 2 to 100,000
-    seed: int = 0  # of features, truth and noise
+    refits: Annotated[int, within("[2, 1e5]")] = 20_000  # least-squares fits with fresh noise
+    seed: Annotated[int, within("[0, 1e18]")] = 0  # of features, truth and noise
 
 
 def unit(x):
@@ -139,8 +140,6 @@ def draw(ratio, size, std, table):
 
 
 def main(args: Args):
-    if not 2 <= args.refits <= 100_000 or args.seed < 0:
-        raise InputError(f"--refits {args.refits} --seed {args.seed}: refits from 2 to 100000, seed from 0")
     other = "".join(f".{name}-{value}" for name, value in (("refits", args.refits), ("seed", args.seed))
                     if value != getattr(Args, name))  # a figure of its own
     rng, path, known = np.random.default_rng(args.seed), args.out / f"rorl_theorem2{other}.png", DATA + OOD
@@ -167,4 +166,4 @@ def main(args: Args):
 
 if __name__ == "__main__":
     with friendly():
-        main(tyro.cli(Args))
+        main(cli(Args, description=(__doc__ or "").partition("\n")[0]))

@@ -31,17 +31,16 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
 
-from benchmark.engine.files import whole
+from benchmark.engine.files import check_folder, whole
 from benchmark.engine.runs import ROOT, arguments, digest, script_of
 from benchmark.engine.speed_worker import PEERS
 from common import InputError, friendly
-from common.args import usable_device
+from common.args import cli, usable_device, within
 from common.physics import ROBOTS, make_env
 
 WORKER, DATA_ROWS = Path(__file__).parent / "engine/speed_worker.py", 100_000
@@ -54,12 +53,12 @@ class Args:
     algorithms: tuple[str, ...] = ()  # files in algorithms/, with flags: "sac_n --config sac-10"; default: all
     peers: Path | None = None  # Python of the peers' environment; default: no peers
     env: str = "hopper-medium-v2"  # its sizes, and the papers' values for it
-    seeds: tuple[int, ...] = (1, 2, 4, 8)  # how many of them in a process
+    seeds: Annotated[tuple[int, ...], within("[1, 1e4]")] = (1, 2, 4, 8)  # how many of them in a process
     modes: tuple[Literal["eager", "compile", "graph", "graph+compile"], ...] = ("eager", "graph", "graph+compile")
     device: str = "auto"  # auto, cpu, cuda or mps; without CUDA there are no graphs
-    rounds: int = 7  # turns of a contender
-    seconds: float = 2.0  # that a turn takes, about
-    threads: int = 1  # of a contender
+    rounds: Annotated[int, within("[1, 1e6]")] = 7  # turns of a contender
+    seconds: Annotated[float, within("(0, 1e6]")] = 2.0  # that a turn takes, about
+    threads: Annotated[int, within("[1, 4096]")] = 1  # of a contender
     out: Path = Path("results")  # folder of speed.md and speed.csv; with other flags, speed and eight digits
 
 
@@ -248,8 +247,6 @@ def peer_versions(python: Path) -> str:
 
 def checked(args: Args) -> str:
     """Fill in defaults; the peers' versions. InputError: flags that cannot be."""
-    if min(args.rounds, args.threads, *args.seeds) < 1 or not args.seconds > 0:
-        raise InputError("--rounds, --threads and --seeds must be at least 1, --seconds above 0")
     args.device, files = usable_device(args.device), sorted(path.stem for path in (ROOT / "algorithms").glob("*.py"))
     known = [*files, *(name for name in PEERS if args.peers and name not in files)]
     args.algorithms = args.algorithms or tuple(known)
@@ -266,6 +263,7 @@ def main(args: Args):
     other = {name: value for name, value in vars(args).items() if value != getattr(Args, name) and name != "out"}
     name = "speed" + f".{digest(sorted(map(repr, other.items())))}" * bool(other)
     versions, table = checked(args), []
+    check_folder(args.out)
     if not args.peers:
         print(f"without peers; to have them: {INSTALL}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
@@ -295,4 +293,4 @@ def main(args: Args):
 
 if __name__ == "__main__":
     with friendly():
-        main(tyro.cli(Args))
+        main(cli(Args, description=(__doc__ or "").partition("\n")[0]))

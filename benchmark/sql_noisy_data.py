@@ -11,10 +11,11 @@ Run: python benchmark/sql_noisy_data.py [--robots hopper] [--expectiles 0.5 0.6 
      python benchmark/sql_noisy_data.py --standin --robots hopper --updates 30000 --seeds 0 1
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from benchmark.engine.grid import Column, Table
 from benchmark.engine.jobs import Own
 from benchmark.engine.runs import script_of
 from common import InputError, friendly
+from common.args import within
 from common.evaluation import normalized_score
 from common.sources import D4RL, cache_file
 
@@ -37,9 +39,9 @@ ROBOTS = "hopper", "walker2d", "halfcheetah"
 class Args(grid.Args):
     robots: tuple[Literal["hopper", "walker2d", "halfcheetah"], ...] = ()  # default: all; stand-ins: that have them
     noise: Literal["random", "medium"] = "random"  # what expert data are mixed with
-    expectiles: tuple[float, ...] = ()  # of IQL, the best is taken; default: its own 0.7 only
+    expectiles: Annotated[tuple[float, ...], within("(0, 1)")] = ()  # of IQL, the best is taken; default: its own 0.7 only
     mixtures: Path | None = None  # folder of the mixtures; default: in the cache
-    rows: int = 1_000_000  # transitions of a stand-in
+    rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
 
 
 def mix(noisy: View, expert: View, ratio: float) -> View:
@@ -63,7 +65,7 @@ def mixtures(args: Args) -> dict[str, Own]:
         names = f"{robot}-{args.noise}-v2", f"{robot}-expert-v2"
         mark = derived.tag(names, args.standin, args.rows)
         for ratio in RATIOS:
-            path = folder.expanduser().absolute() / f"{names[1]}-in-{args.noise}-{ratio:g}{mark}.npz"
+            path = Path(os.path.expanduser(folder)).absolute() / f"{names[1]}-in-{args.noise}-{ratio:g}{mark}.npz"
             rows[f"{robot}-{ratio:g}"] = Own(path, names[1])
     return rows
 
@@ -122,12 +124,14 @@ def figure(this: grid.Grid, path: Path) -> bool:
 def main():
     args = grid.read(sys.argv[1:], Args, TITLE)
     own, views = mixtures(args), {}
+    this = grid.make(table(args, own), sys.argv[1:], Args)  # all flags are checked before a file is made
     if not args.dry_run:
         for row in args.datasets or own:
             if row in own:  # else the grid tells
                 make(row, own[row], args, views)
         views.clear()
-    this = grid.make(table(args, own), sys.argv[1:], Args)
+        own = mixtures(args)
+        this = grid.make(table(args, own), sys.argv[1:], Args)  # which knows the files
     if args.dry_run:
         return this.plan()
     grid.train(this)

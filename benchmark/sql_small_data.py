@@ -14,9 +14,11 @@ Run: python benchmark/sql_small_data.py [--tasks antmaze-medium-play-v2] [--colu
 """
 
 import csv
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from benchmark.engine.grid import Column, Table
 from benchmark.engine.jobs import Own
 from benchmark.engine.runs import arguments, load_agent
 from common import InputError, friendly
+from common.args import within
 from common.data import REWARDS, Dataset, load_dataset
 from common.sources import D4RL, cache_file
 
@@ -47,7 +50,7 @@ NOTES = ("The levels are OURS, the authors' data are lost: kept with probability
 class Args(grid.Args):
     tasks: tuple[str, ...] = ()  # D4RL datasets to thin out; default: two mazes, stand-ins: three robots
     thinned: Path | None = None  # folder of the thinned data; default: in the cache
-    rows: int = 1_000_000  # transitions of a stand-in
+    rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
 
 
 def nearness(view: View, gamma: float = 0.99) -> np.ndarray:
@@ -132,21 +135,27 @@ def report(this: grid.Grid, rows: list[dict]) -> str:
     return "\n\n".join([f"# {this.table.title}", *notes, table, "Score / Bellman error, means over seeds."]) + "\n"
 
 
-def main():
-    args = grid.read(sys.argv[1:], Args, TITLE)
+def table(args: Args) -> Table:
+    """Its rows are files, there or not. InputError: no such dataset."""
     tasks = tuple(dict.fromkeys(args.tasks or (STANDINS if args.standin else MAZES)))
     if unknown := [task for task in tasks if task not in D4RL]:
         raise InputError(f"--tasks {unknown[0]}: D4RL has no dataset of this name")
-    folder = (args.thinned or cache_file("thinned")).expanduser().absolute()
+    folder = Path(os.path.expanduser(args.thinned or cache_file("thinned"))).absolute()
     own = {f"{task}.{level}": Own(folder / f"{task}.{level}{derived.tag((task,), args.standin, args.rows)}.npz", task)
            for task in tasks for level in LEVELS}
-    for task in () if args.dry_run else tasks:
-        make(task, own, args)
     name = ".".join(["sql_small_data", *args.tasks]) + f".rows-{args.rows}" * (args.standin and args.rows != Args.rows)
-    this = grid.make(Table(name=name, title=TITLE, columns=COLUMNS, datasets=tuple(own), seeds=(0, 1, 2, 3, 4), own=own,
-                           notes=NOTES), sys.argv[1:], Args)
+    return Table(name=name, title=TITLE, columns=COLUMNS, datasets=tuple(own), seeds=(0, 1, 2, 3, 4), own=own,
+                 notes=NOTES)
+
+
+def main():
+    args = grid.read(sys.argv[1:], Args, TITLE)
+    this = grid.make(table(args), sys.argv[1:], Args)  # all flags are checked before a file is made
     if args.dry_run:
         return this.plan()
+    for task in dict.fromkeys(own.task for own in this.table.own.values()):
+        make(task, this.table.own, args)
+    this = grid.make(table(args), sys.argv[1:], Args)  # which knows the files
     grid.train(this)
     rows, path = errors(this), args.out / f"{tables.stem(this)}.bellman"
     text = report(this, rows)

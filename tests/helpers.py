@@ -1,6 +1,7 @@
 """Small datasets for the tests of algorithms, and scripts as processes."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -137,3 +138,26 @@ def children(pid) -> list[int]:
     """All processes below one."""
     below = list(map(int, subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()))
     return below + [pid for child in below for pid in children(child)]
+
+
+def _edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+BROKEN = {  # {how: a function that breaks the folder of a finished run}
+    "a number for the seeds": lambda run: _edit(run / "result.json", **{"seeds": 3}),
+    "a string for a score": lambda run: _edit(run / "result.json", **{"seeds": {"0": {"last": "9", "best": 1, "mean_of_last_10": 1}}}),
+    "nan": lambda run: _edit(run / "result.json", **{"updates_per_second": float("nan")}),
+    "a list": lambda run: (run / "result.json").write_text("[1]"),
+    "binary": lambda run: (run / "result.json").write_bytes(b"\xff\xfe\x00"),
+    "deep": lambda run: (run / "result.json").write_text("[" * 100_000),
+    "deeper values": lambda run: _edit(run / "result.json", **{"x": [[[[[1]]]]]}),
+    "a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "result.json")),
+    "a folder": lambda run: ((run / "result.json").unlink(), (run / "result.json").mkdir()),
+    "a deep config": lambda run: _edit(run / "config.json", **{"x": json.loads("[" * 200 + "]" * 200)}),
+    "config in a pipe": lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
+    "config of other kinds": lambda run: _edit(run / "config.json", **{"args": 3}),
+    "a torn checkpoint": lambda run: ((run / "result.json").unlink(), (run / "checkpoint.pt").write_bytes(b"PK")),
+    "a checkpoint of another run": lambda run: ((run / "result.json").unlink(), torch.save({"step": 1, "seconds": 1.0, "agents": [{}, {}]}, run / "checkpoint.pt")),
+    "a checkpoint of nothing": lambda run: ((run / "result.json").unlink(), torch.save([1], run / "checkpoint.pt")),
+    "a checkpoint in a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "checkpoint.pt"))}

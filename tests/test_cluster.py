@@ -64,7 +64,7 @@ def script(tmp_path, monkeypatch):
 
 
 def outputs(folder):
-    (table,), (text,) = folder.glob("*.part.csv"), folder.glob("*.md")
+    (table,), (text,) = folder.glob("*.part.????????.csv"), folder.glob("*.md")
     return table.read_bytes(), text.read_bytes()
 
 

@@ -12,15 +12,15 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1
-from benchmark.engine import tables
+from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, sql_noisy_data, sql_small_data
+from benchmark.engine import derived, tables
 from benchmark.engine.executors import Local
-from benchmark.engine.grid import GYM, Column, Table, make
+from benchmark.engine.grid import GYM, Column, Table, main, make
 from benchmark.engine.jobs import CHANGED, STOPPED, cell, hold, work
 from benchmark.engine.runs import find_runs, load_script
 from benchmark.engine.tables import markdown, published, results, verdict
-from common import InputError
-from tests.helpers import DEADLINE, ENDLESS, ROOT, Pause, Script, children, pids, run_script, wait_until
+from common import InputError, friendly
+from tests.helpers import BROKEN, DEADLINE, ENDLESS, ROOT, Pause, Script, children, pids, run_script, wait_until, write_npz
 
 TABLE = Table(name="two", title="Two small ones", papers=("rorl_table1.csv",), quoted=("bc",), datasets=("hopper-medium-v2", "walker2d-medium-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
@@ -184,17 +184,38 @@ def test_nothing_published_stands_beside_other_data_or_settings(words, kind, not
     (path,) = (tmp_path / "out").glob("*.md")
     for shown in (text, path.with_suffix(".csv").read_text(), page_text(path.with_suffix(".html"))):
         assert "104.8" not in shown and "54.1" not in shown and "pass" not in shown and "bc (quoted)" not in shown
-    assert path.stem == "two" + ".standin" * ("--standin" in words) + ".changed" * bool(own)
+    assert re.fullmatch("two" + r"\.standin" * ("--standin" in words) + r"\.changed\.[0-9a-f]{8}" * bool(own), path.stem)
 
 
 def test_a_part_of_a_table_does_not_replace_the_whole(tmp_path):
     words = ["--runs", str(tmp_path), "--out", str(tmp_path / "out")]
     for more in ([], ["--datasets", "hopper-medium-v2"], ["--seeds", "0"]):
         text = tables.write(make(TABLE, [*words, *more]))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        f"two{part}.{suffix}" for part in ("", ".part") for suffix in ("md", "csv", "runs.csv", "html")} and "missing" in text
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert len(files) == 3 * 4 and {f"two.{suffix}" for suffix in ("md", "csv", "runs.csv", "html")} < files and "missing" in text
+    assert all(re.fullmatch(r"two(\.part\.[0-9a-f]{8})?\.(md|csv|runs\.csv|html)", name) for name in files)
     write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
     assert "50.0 (1 of 2)" in tables.write(make(TABLE, [*words, "--seeds", "0"]))  # of the paper's seeds
+
+
+def test_no_two_tables_have_one_name(tmp_path):
+    """Other parts, settings or data; the same in other words is the same."""
+    for name, seed in (("a", 0), ("b", 1)):
+        write_npz(tmp_path / f"{name}.npz", seed=seed)
+    data = [["--data", f"hopper-medium-v2={tmp_path}/{name}.npz"] for name in "ab"]
+    commands = [[], ["--seeds", "0"], ["--seeds", "1"], ["--datasets", "hopper-medium-v2"], ["--datasets", "walker2d-medium-v2"], ["--columns", "td3_bc"],
+                ["--columns", "sac_10"], ["--updates", "10"], ["--updates", "20"], ["--updates", "10", "--seeds", "0"], ["--", "--batch-size", "8"],
+                ["--", "--batch-size", "9"], ["--standin"], ["--standin", "--updates", "10"], *data]
+    stems = [tables.stem(make(TABLE, ["--runs", str(tmp_path / "runs"), *words])) for words in commands]
+    assert len(set(stems)) == len(commands) and stems[0] == "two" and stems[12] == "two.standin"
+    again = [["--columns", "td3_bc", "td3_bc"], ["--", "--batch_size=8"], ["--seeds", "1", "1"]]
+    assert {tables.stem(make(TABLE, ["--runs", str(tmp_path / "runs"), *words])) for words in again} == {stems[5], stems[10], stems[2]}
+    noisy = [sql_noisy_data.table(args, sql_noisy_data.mixtures(args)).name for args in (
+        sql_noisy_data.Args(), sql_noisy_data.Args(expectiles=(0.5,)), sql_noisy_data.Args(expectiles=(0.5, 0.7)), sql_noisy_data.Args(noise="medium"),
+        sql_noisy_data.Args(robots=("hopper",)), sql_noisy_data.Args(standin=True, rows=500, robots=("hopper",)))]
+    small = [sql_small_data.table(args).name for args in (sql_small_data.Args(), sql_small_data.Args(standin=True, rows=500), sql_small_data.Args(tasks=("hopper-medium-v2",)))]
+    models = [rorl_attacks.table(ablation, small).name for ablation in (False, True) for small in (False, True)]
+    assert len(set(noisy + small + models)) == 6 + 3 + 4 and noisy[0] == "sql_noisy_data" and small[0] == "sql_small_data" and models[0] == "rorl_attacks"
 
 
 def test_plan_and_its_estimate(tmp_path, capsys):
@@ -211,10 +232,65 @@ def test_plan_and_its_estimate(tmp_path, capsys):
 
 @pytest.mark.parametrize("words, match", [
     (["--datasets", "hoper"], "--datasets hoper: not in two; choose from hopper-medium-v2"), (["--columns", "cql"], "--columns cql: not in two"),
-    (["--columns", "sac_10", "--", "--config", "sac-99"], "--config sac-99 is unknown"), (["--jobs", "0"], "at least 1"), (["--retries", "-1"], "--retries at least 0"), (["--gpu-share", "0.5"], "--gpu-share goes with --ray"), (["--updates", "0"], "at least 1"), (["--", "--seeds", "3"], "--seeds belongs before the --")])
-def test_bad_flags(words, match, tmp_path):
-    with pytest.raises(InputError, match=match):
-        make(TABLE, ["--runs", str(tmp_path), *words])
+    (["--gpu-share", "0.5"], "--gpu-share goes with --ray"), (["--jobs", "0"], r"--jobs 0: give a number in \[1, 4096\]"), (["--jobs", "99999999999999"], "--jobs 9"),
+    (["--cpus", "0"], "--cpus 0"), (["--retries", "-1"], r"--retries -1: give a number in \[0"), (["--gpus", "-1"], "--gpus -1"), (["--seeds", "-1"], "--seeds -1"),
+    (["--seeds", "99999999999999999999999"], "--seeds 9"), (["--updates", "0"], "--updates 0"), (["--updates", "10000000000000"], "--updates 1"),
+    (["--ray", "local", "--gpu-share", "nan"], "--gpu-share nan"), (["--ray", "local", "--gpu-share", "-1"], "--gpu-share -1"), (["--job"], "see --help"), (["--jobs", "x"], "see --help"),
+    (["--", "--seeds", "3"], "--seeds belongs before the --"), (["--columns", "sac_10", "--", "--config", "sac-99"], "--config sac-99 is unknown"),
+    (["--", "--alpha", "nan"], "--alpha nan"), (["--columns", "sac_10", "--", "--critic-lr", "-1"], r"--critic-lr -1.0: give a number in \(0"), (["--", "--gamma", "1.5"], "--gamma 1.5"),
+    (["--", "--device", "meta"], "--device meta: choose auto, cpu"), (["--ray", "local", "--", "--device", "hpu"], "--device hpu: choose"), (["--", "--device", "cuda:77"], "--device cuda:77 cannot be used"),
+    (["--", "--no-such-flag", "3"], "no-such-flag"), (["--", "3"], "3"), (["--", "--batch-size", "10000000000000"], "--batch-size 1"), (["--", "--eval-env", "nowhere"], "--eval-env nowhere")])
+def test_bad_flags(words, match, tmp_path, monkeypatch, capsys):
+    """One line and exit code 2, of flags that are passed on too, also with --dry-run; nothing is made."""
+    cut = words.index("--") if "--" in words else len(words)
+    for dry in ([], ["--dry-run"]):
+        argv = [*words[:cut], *dry, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *words[cut:]]
+        with pytest.raises(InputError, match=match):
+            make(TABLE, argv)
+    monkeypatch.setattr("sys.argv", ["two.py", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main(TABLE)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module, words", [
+    (sql_noisy_data, ["--rows", "0"]), (sql_noisy_data, ["--expectiles", "1.5"]), (sql_noisy_data, ["--robots", "ant"]), (sql_noisy_data, ["--", "--lr", "-1"]),
+    (sql_noisy_data, ["--columns", "iql", "--", "--expectile", "2"]), (sql_small_data, ["--rows", "-3"]), (sql_small_data, ["--tasks", "nothing"]), (sql_small_data, ["--", "--device", "meta"]),
+    (rorl_attacks, ["--eps", "nan"]), (rorl_attacks, ["--eps", "-1"]), (rorl_attacks, ["--episodes", "0"]), (rorl_attacks, ["--device", "meta"]),
+    (sql_small_data, ["--data", "hopper-medium-replay-v2.hard=~nobody-of-this-name/x.npz"])])
+def test_bad_flags_of_scripts_that_make_data(module, words, tmp_path, monkeypatch, capsys):
+    """Nothing is simulated, mixed or trained before they are found."""
+    monkeypatch.setattr(derived, "read", None)
+    cut = words.index("--") if "--" in words else len(words)
+    argv = [*words[:cut], *["--standin"] * (module is not rorl_attacks), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *words[cut:]]
+    monkeypatch.setattr("sys.argv", ["x.py", *argv])
+    with pytest.raises(SystemExit) as stop, friendly():
+        module.main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_windows(tmp_path):
+    """Without fcntl and resource: a table script tells in one line what it needs, plot.py and attacks.py work."""
+    (tmp_path / "windows.py").write_text(f"""import runpy, sys
+sys.modules |= dict.fromkeys(("fcntl", "resource"))  # importing them is an ImportError now
+for name in [name for name in sys.modules if name.split(".")[0] in ("benchmark", "common", "algorithms")]:
+    del sys.modules[name]
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+""")
+    write_run(tmp_path / "runs/a", "td3_bc", "--env hopper-medium-v2")
+    code, out, err = run_script(tmp_path / "windows.py", ROOT / "benchmark/edac_table1.py", "--dry-run", "--runs", tmp_path / "runs")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: table scripts need locks of files that Windows does not have"), err
+    code, out, err = run_script(tmp_path / "windows.py", ROOT / "benchmark/plot.py", tmp_path / "runs/a", "--out", tmp_path / "out")
+    assert code == 0 and "td3_bc" in out, err
+    for name, told in (("attacks", "a: has no checkpoint yet"), ("speed", "--algorithms 'x': no such file")):
+        code, out, err = run_script(tmp_path / "windows.py", ROOT / f"benchmark/{name}.py", *([tmp_path / "runs/a"] if name == "attacks" else ["--algorithms", "x"]))
+        assert (code, err.count("\n")) == (2, 1) and told in err, err
 
 
 @pytest.mark.parametrize("module, columns, rows", [(rorl_table1, 5, 15), (edac_table1, 3, 18), (pbrl_table1, 1, 15)])
@@ -260,7 +336,7 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
     code, out, err = run_script(script, *words)
     assert code == 0 and err == "", err
     assert len(list((tmp_path / "runs").glob("*.standin-*"))) == 4 and "STAND-IN DATA" in out
-    with open(tmp_path / "out/two.standin.changed.part.csv", newline="") as file:
+    with open(next((tmp_path / "out").glob("two.standin.changed.part.????????.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["algorithm"], row["seeds"]) for row in rows if row["data"] == "standin"] == [("td3_bc", "2"), ("sac_10", "2")]
     for row in rows:
@@ -285,7 +361,7 @@ def test_ctrl_c_then_the_same_command_goes_on(script, tmp_path):
     assert code == 130 and "the same command goes on from here" in err and "Traceback" not in err
     (run,) = find_runs(tmp_path / "runs")
     assert run.progress == 150 and not run.result
-    assert "| hopper-medium-v2 | - |" in (tmp_path / "out/two.standin.changed.part.md").read_text()  # the table so far
+    assert "| hopper-medium-v2 | - |" in next((tmp_path / "out").glob("two.standin.changed.part.*.md")).read_text()  # the table so far
     code, out, err = run_script(script, *words)
     assert code == 0 and "resumed td3_bc hopper-medium-v2 seeds 0" in out, err
     (run,) = find_runs(tmp_path / "runs")
@@ -344,11 +420,11 @@ def test_what_is_killed_goes_on(script, tmp_path):
 
 @pytest.mark.usefixtures("standin")
 def test_a_failed_run_is_told_and_the_others_go_on(script, tmp_path):
-    script.write_text(SCRIPT.replace("--config sac-10", "--config sac-10 --critic-lr -1"))
+    script.write_text(SCRIPT.replace("--config sac-10", "--config sac-10 --eval-env halfcheetah-medium-v2"))
     code, out, err = run_script(script, *words_of(tmp_path, "--seeds", 0, "--updates", 2, *INLINE))
-    assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0, exit code 1; the end of" in out
-    assert "ValueError: Invalid learning rate: -1.0" in out and err.count("\n") == 3 and "1 runs are missing" in err
-    assert "| hopper-medium-v2 |" in (tmp_path / "out/two.standin.changed.part.md").read_text()
+    assert code == 1 and "finished td3_bc" in out and "FAILED sac_10 hopper-medium-v2 seeds 0, exit code 2; the end of" in out
+    assert "error: halfcheetah-medium-v2 (d4rl physics) has observations (17,)" in out and err.count("\n") == 3 and "1 runs are missing" in err
+    assert "| hopper-medium-v2 |" in next((tmp_path / "out").glob("two.standin.changed.part.*.md")).read_text()
 
 
 def test_data_that_cannot_be_had(script, tmp_path):
@@ -426,12 +502,50 @@ def test_a_stale_log_is_not_blamed(tmp_path, monkeypatch):
     assert work(replace(job, retries=2)).startswith("exit code -15") and len(job.log.read_text().splitlines()) == 1 + 3
 
 
-@pytest.mark.parametrize("config", [b"\xff\xfe", b"{}", b'{"algorithm": "x", "command": "", "args": {"seeds": [0], "env": "x"}, "dataset_source": "d4rl"}'])
-def test_a_damaged_folder_is_passed_over(config, tmp_path, capsys):
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/config.json").write_bytes(config)
+def test_a_bad_folder_stops_nobodys_grid(tmp_path, capsys):
+    """Somebody else's folders, of any kind, are told once and passed over; what is no run at all is left alone."""
+    words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "--out", str(tmp_path / ".out")]
     write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
-    assert len(make(TABLE, ["--runs", str(tmp_path)]).runs) == 1 and "passed over" in capsys.readouterr().err
+    for name in BROKEN:  # each would be of the cell, were it whole
+        write_run(tmp_path / name, "td3_bc", "--env hopper-medium-v2", seeds=(1,))
+        BROKEN[name](tmp_path / name)
+    for name, config in (("bytes", b"\xff\xfe"), ("none", b"{}"), ("few", b'{"algorithm": "x", "command": "", "args": {"seeds": [0], "env": "x"}, "dataset_source": "d4rl"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(config)
+    (tmp_path / "circle").mkdir()
+    (tmp_path / "circle/config.json").symlink_to(tmp_path / "circle/config.json")  # as a folder that we may not read: an OSError
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    table = make(TABLE, words)
+    (this,) = table.cells
+    assert [run.folder.name for run in table.found[this]] == ["r"] and [job.seeds for job in table.jobs(False)] == [(1,)]
+    table.find()
+    tables.write(table)
+    table.plan()
+    err = capsys.readouterr().err
+    told = [name for name in (*BROKEN, "bytes", "none", "few", "circle") if err.count(f"{tmp_path}/{name}") != err.count(f"passed over: {tmp_path}/{name}")]
+    assert err.count("passed over: ") == err.count("\n") == len(BROKEN) + 4, (told, err)
+
+
+def test_a_folder_that_goes_meanwhile_or_cannot_be_read(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
+    write_run(tmp_path / "gone", "td3_bc", "--env hopper-medium-v2", seeds=(1,), scores=None)
+    real = os.stat
+
+    def stat(path, *args, **options):
+        if str(path).startswith(str(tmp_path / "r/")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"])
+    shutil.rmtree(tmp_path / "gone")
+    assert table.seconds(table.jobs(False)[0]) is not None  # what was found before
+    monkeypatch.setattr(os, "stat", stat)
+    assert find_runs(tmp_path) == [] and "r: cannot be read" in capsys.readouterr().err and find_runs(tmp_path / "nowhere") == []
+    monkeypatch.setattr(os, "listdir", lambda folder: stat(tmp_path / "r/x"))
+    with pytest.raises(InputError, match="cannot be read .*choose another folder with --runs"):
+        find_runs(tmp_path)
 
 
 def test_real_data_are_not_used_for_a_standin_table(tmp_path):
@@ -455,9 +569,9 @@ def test_attack_models_are_trained_then_attacked(tmp_path):
              tmp_path / "runs", "--out", tmp_path / "out"]
     code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *INLINE)
     assert code == 0 and err == "", err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.{suffix}" for suffix in (
-        "changed.part.md", "changed.part.csv", "changed.part.runs.csv", "changed.part.html", "changed.part.attacked.csv", "changed.part.attacked.png")}
-    with open(tmp_path / "out/rorl_attacks_small.standin.changed.part.attacked.csv", newline="") as file:
+    assert {re.sub(r"\.[0-9a-f]{8}", ".#", path.name) for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.changed.part.#.{suffix}" for suffix in (
+        "md", "csv", "runs.csv", "html", "attacked.#.csv", "attacked.#.png")}
+    with open(next((tmp_path / "out").glob("*.attacked.*.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
     (run,) = find_runs(tmp_path / "runs")
     assert {row["agent"] for row in rows} == {"td3_bc"} and {row["data"] for row in rows} == {"standin"} and len(rows) == 1 + 5

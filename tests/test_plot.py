@@ -1,17 +1,15 @@
 """benchmark/plot.py: which runs are one group, what is never mixed, and what a set of folders leaves."""
 
 import json
-import os
 import shutil
 
 import pytest
-import torch
 
 from benchmark.engine.figures import attack_figure
 from benchmark.engine.runs import read_run
 from benchmark.plot import Args, dataset, gather, main, read
 from common import InputError
-from tests.helpers import ROOT, run_script
+from tests.helpers import BROKEN, ROOT, run_script
 from tests.test_page import write_run
 
 SCRIPT = ROOT / "benchmark/plot.py"
@@ -125,29 +123,6 @@ def test_attack_figures_have_any_name(tmp_path):
             for nasty in NAMES if "\ud800" not in nasty]
     attack_figure(rows, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def results(path):
-    return json.loads(path.read_text())
-
-
-BROKEN = {
-    "a number for the seeds": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"seeds": 3})),
-    "a string for a score": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"seeds": {"0": {"last": "9", "best": 1, "mean_of_last_10": 1}}})),
-    "nan": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"updates_per_second": float("nan")})),
-    "a list": lambda run: (run / "result.json").write_text("[1]"),
-    "binary": lambda run: (run / "result.json").write_bytes(b"\xff\xfe\x00"),
-    "deep": lambda run: (run / "result.json").write_text("[" * 100_000),
-    "deeper values": lambda run: (run / "result.json").write_text(json.dumps(results(run / "result.json") | {"x": [[[[[1]]]]]})),
-    "a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "result.json")),
-    "a folder": lambda run: ((run / "result.json").unlink(), (run / "result.json").mkdir()),
-    "a deep config": lambda run: (run / "config.json").write_text(json.dumps(results(run / "config.json") | {"x": json.loads("[" * 200 + "]" * 200)})),
-    "config in a pipe": lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
-    "config of other kinds": lambda run: (run / "config.json").write_text(json.dumps(results(run / "config.json") | {"args": 3})),
-    "a torn checkpoint": lambda run: ((run / "result.json").unlink(), (run / "checkpoint.pt").write_bytes(b"PK")),
-    "a checkpoint of another run": lambda run: ((run / "result.json").unlink(), torch.save({"step": 1, "seconds": 1.0, "agents": [{}, {}]}, run / "checkpoint.pt")),
-    "a checkpoint of nothing": lambda run: ((run / "result.json").unlink(), torch.save([1], run / "checkpoint.pt")),
-    "a checkpoint in a pipe": lambda run: ((run / "result.json").unlink(), os.mkfifo(run / "checkpoint.pt"))}
 
 
 @pytest.mark.parametrize("how", BROKEN)

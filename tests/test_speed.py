@@ -226,7 +226,7 @@ def test_a_failing_compiler_is_a_note(tmp_path, monkeypatch):
     (("--peers", "/nowhere/python"), "--peers /nowhere/python: cannot be started (No such file or directory); python -m venv peers && "),
     (("--peers", sys.executable), "ModuleNotFoundError: No module named 'd3rlpy'; python -m venv peers && "),
     (("--algorithms", "nothing"), "--algorithms 'nothing': no such file; choose from edac, pbrl, rorl, sac_n, td3_bc"),
-    (("--algorithms", ""), "--algorithms '': no such file"), (("--rounds", "0"), "--rounds, --threads and --seeds must be at least 1"),
+    (("--algorithms", ""), "--algorithms '': no such file"), (("--rounds", "0"), "--rounds 0: give a number in [1"),
     (("--algorithms", "sac_n --config x"), "--config x is unknown; choose from paper, sac-10"), (("--env", "pen-human-v1"), "--env pen-human-v1:")])
 def test_a_bad_flag_gives_one_line(monkeypatch, capsys, flags, text):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags])

@@ -13,15 +13,17 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import tyro
 
 from benchmark.engine import tables
 from benchmark.engine.executors import Local, Ray
-from benchmark.engine.jobs import CHANGED, Cell, Job, Own, busy, cell, hold, simulated
+from benchmark.engine.files import check_folder
+from benchmark.engine.jobs import CHANGED, Cell, Job, Own, busy, cell, fcntl, hold, simulated
 from benchmark.engine.runs import Run, duration, find_runs, flags
 from common import InputError, friendly
+from common.args import Count, Seeds, cli, usable_device, within
 from common.sources import D4RL, SUFFIXES, cache_file
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")
@@ -57,16 +59,17 @@ class Table:
 class Args:
     datasets: tuple[str, ...] = ()  # rows; default: all of the paper's
     columns: tuple[str, ...] = ()  # algorithms; default: all that we have
-    seeds: tuple[int, ...] = ()  # default: as many as the paper's
-    updates: int | None = None  # gradient steps in place of the paper's: a table of its own; few get 10 evaluations
+    seeds: Seeds = ()  # default: as many as the paper's
+    updates: Count | None = None  # gradient steps in place of the paper's: a table of its own; few get 10 evaluations
     standin: bool = False  # stand-in data in place of D4RL's: a table of its own
     data: tuple[str, ...] = ()  # files in place of D4RL's: hopper-medium-replay-v2=replay.npz; a table of its own
-    jobs: int | None = None  # processes at a time; default: one per GPU, or as many as the cores allow
-    cpus: int = 1  # threads of a run; on a CPU, its last digits depend on them
-    gpus: tuple[int, ...] = ()  # GPUs that processes take in turn, several runs on each with more --jobs; default: all
+    jobs: Annotated[int | None, within("[1, 4096]")] = None  # processes at a time; default: one per GPU, or as many as the cores allow
+    cpus: Annotated[int, within("[1, 4096]")] = 1  # threads of a run; on a CPU, its last digits depend on them
+    gpus: Annotated[tuple[int, ...], within("[0, 4096]")] = ()  # processes take them in turn, several on each with
+    # more --jobs; default: all
     ray: str = ""  # a Ray cluster places the runs: its address, or local for one on this machine
-    gpu_share: float | None = None  # with Ray: GPUs of a run, 0.25 for four runs on each; default: 1 if there are any
-    retries: int = 3  # times that a run which was killed goes on
+    gpu_share: Annotated[float | None, within("[0, 4096]")] = None  # with Ray: GPUs of a run, 0.25 for four on each
+    retries: Annotated[int, within("[0, 1e6]")] = 3  # times that a run which was killed goes on
     dry_run: bool = False  # print the commands and how long they may take
     runs: Path = Path("runs")  # folder of run folders
     out: Path = Path("results")  # folder of the tables
@@ -84,10 +87,8 @@ class Grid:
         for flag, known in (("datasets", table.datasets), ("columns", table.columns)):
             if unknown := [name for name in getattr(args, flag) if name not in known]:
                 raise InputError(f"--{flag} {unknown[0]}: not in {table.name}; choose from {', '.join(known)}")
-        if min(1 if n is None else n for n in (args.jobs, args.updates, args.cpus, args.retries + 1)) < 1:
-            raise InputError("--jobs, --updates and --cpus must be at least 1, --retries at least 0")
-        if args.gpu_share is not None and (args.gpu_share < 0 or not args.ray):
-            raise InputError("--gpu-share goes with --ray, and must be at least 0; without Ray see --gpus and --jobs")
+        if args.gpu_share is not None and not args.ray:
+            raise InputError("--gpu-share goes with --ray; without Ray see --gpus and --jobs")
         given = flags(list(self.extra))
         if (args.data or table.own) and "eval-env" in given:
             raise InputError("--eval-env follows from a row's name; leave it out")
@@ -111,6 +112,8 @@ class Grid:
                            self.own.get(dataset))
                       for dataset in self.datasets if dataset not in self.quoted
                       for name, column in self.columns(dataset).items()]
+        if "device" in given and not args.ray:
+            usable_device(given["device"])
         self.find()
 
     def files(self) -> dict[str, Own]:
@@ -118,14 +121,14 @@ class Grid:
         own = {}
         for word in self.args.data:
             name, given, path = word.partition("=")
-            file = Path(path).expanduser().absolute()
+            file = Path(os.path.expanduser(path)).absolute()
             if not given or name in own:
                 raise InputError(f"--data {word}: give NAME=FILE, a name once, as hopper-medium-replay-v2=replay.npz")
             if name not in (self.args.datasets or self.table.datasets) or name in self.table.own:
                 raise InputError(f"--data {word}: {name} is not a dataset of this table ({self.table.name})")
             if not simulated(name):
                 raise InputError(f"--data {word}: there is no simulator for {name} here, it would get no score")
-            if file.suffix not in SUFFIXES or not file.is_file():
+            if file.suffix not in SUFFIXES or not os.path.isfile(file):
                 raise InputError(f"--data {word}: there is no file {file} that ends in {', '.join(SUFFIXES)}")
             own[name] = Own(file, name)
         return own
@@ -306,9 +309,12 @@ def make(table: Table, argv: list[str], Args=Args) -> Grid:
 
 
 def read(argv: list[str], Args, title: str):
-    """Args of a command line; what is after its -- is for runs."""
+    """Args of a command line; what is after its -- is for runs. InputError: a flag that cannot be, or Windows."""
+    if not fcntl:
+        raise InputError("table scripts need locks of files that Windows does not have: start them on Linux, macOS or "
+                         "in WSL. Algorithms, plot.py and attacks.py run here")
     cut = argv.index("--") if "--" in argv else len(argv)
-    return tyro.cli(Args, args=argv[:cut], description=f"{title}. What follows a -- goes to every run.")
+    return cli(Args, argv[:cut], description=f"{title}. What follows a -- goes to every run.")
 
 
 def finish(grid: Grid) -> None:
@@ -320,6 +326,7 @@ def finish(grid: Grid) -> None:
 
 def train(grid: Grid) -> None:
     """Run what is missing, and write the table."""
+    check_folder(grid.args.out)
     try:
         grid.run()
     finally:  # Ctrl-C too: the table so far

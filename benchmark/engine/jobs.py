@@ -42,7 +42,7 @@ class Own:
 
     @cached_property
     def sha256(self) -> str:
-        if not self.file.exists():
+        if not os.path.isfile(self.file):
             return ""
         with open(self.file, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -74,17 +74,17 @@ class Cell:
 
 
 def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...], own: Own | None = None) -> Cell:
-    """InputError: the file has no such --config, or none for this dataset."""
+    """InputError: the file has no such flag, value or --config, or none for this dataset."""
     data = ("--env", dataset) if own is None else ("--env", str(own.file), "--eval-env", own.task)
     if own and not simulated(own.task):  # no evaluation, but the task's values
-        of_task = settings(asdict(arguments(algorithm, ["--env", own.task, *words, "--device", "cpu"])))
+        of_task = settings(asdict(arguments(algorithm, ["--env", own.task, *words])))
         data = ("--env", str(own.file), "--eval-env", "none")
-        plain = settings(asdict(arguments(algorithm, [*data, *words, "--device", "cpu"])))
+        plain = settings(asdict(arguments(algorithm, [*data, *words])))
         for name, value in of_task.items():
             if value != plain[name] and name not in ("env", "eval_env"):
                 flag = name.replace("_", "-")
                 data += (f"--{'no-' * (value is False)}{flag}", *([] if isinstance(value, bool) else [str(value)]))
-    args = arguments(algorithm, [*data, *words, "--device", "cpu"])
+    args = arguments(algorithm, [*data, *words])
     return Cell(column, algorithm, dataset, words, json.dumps(settings(asdict(args)), sort_keys=True), data, own)
 
 

@@ -346,12 +346,15 @@ def agent_class(module):
 
 
 def arguments(algorithm: str, words: list[str]):
-    """Args of an algorithm's file for a command line. InputError: no such --config, or none for this dataset."""
+    """Args of an algorithm's file for a command line, of a run that may be on another machine.
+
+    InputError: no such flag, value or --config, or none for this dataset.
+    """
     module = load_script(script_of(algorithm))
     configs = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
                if name.isupper() and isinstance(table, dict) and name != "PAPER"}
     with contextlib.redirect_stdout(io.StringIO()):
-        return parse(module.Args, module.PAPER, words, **configs)
+        return parse(module.Args, module.PAPER, words, here=False, **configs)
 
 
 @cache

@@ -163,7 +163,7 @@ def stem(grid) -> str:
     digits that change with which data, settings or part it is."""
     args, part = grid.args, bool(grid.args.datasets or grid.args.columns or grid.args.seeds)
     changed = bool(args.updates or grid.extra)
-    what = (list(grid.datasets), sorted(args.columns), sorted(grid.seeds)) if part else ()
+    what = (list(grid.datasets), sorted(set(args.columns)), sorted(grid.seeds)) if part else ()
     how = (args.updates, sorted(flags(list(grid.extra)).items())) if changed else ()
     files = [(name, grid.own[name].sha256) for name in sorted(grid.own) if name not in grid.table.own]
     return (grid.table.name + ".standin" * args.standin + ".data" * bool(args.data) + ".changed" * changed
