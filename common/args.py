@@ -132,8 +132,12 @@ def parse(Args, paper: dict, argv: list[str] | None = None, here: bool = True, *
     return args
 
 
-def usable_device(device: str) -> str:
-    """`auto` is the GPU where there is one. InputError: a device that is not there, or of another kind."""
+def usable_device(device: str, here: bool = True) -> str:
+    """`auto` is the GPU where there is one. InputError: a device that is not there (if `here`), or of another kind."""
+    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", device):
+        raise InputError(f"--device {device}: choose auto, cpu, cuda, cuda:N or mps")
+    if not here:
+        return device
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         torch.empty(0, device=device)
@@ -143,9 +147,7 @@ def usable_device(device: str) -> str:
 
 
 def _checked(args, here):
-    if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]+)?", args.device):
-        raise InputError(f"--device {args.device}: choose auto, cpu, cuda, cuda:N or mps")
-    args.device = usable_device(args.device) if here else args.device
+    args.device = usable_device(args.device, here)
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
     if args.eval_env not in ("auto", "none") and "/" not in args.eval_env and args.eval_env not in D4RL:
