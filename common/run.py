@@ -213,7 +213,8 @@ class Run:
         if seeds:
             table = np.array([list(row.values()) for row in seeds.values()])
             rows = [(seed, *(f"{value:.1f}" for value in row)) for seed, row in zip(seeds, table)]
-            rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
+            if len(rows) > 1:  # one seed has no spread
+                rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
             print(f"\n{unit}, {self.args.eval_episodes} episodes")
             for row in [("seed", "last", "mean of last 10", "best"), *rows]:
                 print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)

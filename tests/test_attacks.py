@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import tyro
 
 from algorithms import rorl
 from benchmark import attacks
@@ -20,6 +19,7 @@ from benchmark.engine import tables
 from benchmark.engine.grid import Column, Table, make
 from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
+from common.args import cli
 from tests.helpers import ROOT, make_data, run_script, write_npz
 
 SCRIPT = ROOT / "benchmark/attacks.py"
@@ -294,7 +294,7 @@ def test_an_agent_comes_back_as_it_was_trained(trained):
 
 def command(*words):
     """The script in this process."""
-    attacks.main(tyro.cli(attacks.Args, args=list(map(str, words))))
+    attacks.main(cli(attacks.Args, list(map(str, words))))
 
 
 def test_attacks_from_the_command_line(copies, tmp_path, monkeypatch, capsys):

@@ -344,6 +344,8 @@ def test_from_nothing_to_a_table_and_nothing_twice(script, tmp_path):
             last = [run.result["seeds"][str(seed)]["last"] for run in find_runs(tmp_path / "runs")
                     if run.algorithm == {"sac_10": "sac_n"}.get(row["algorithm"], row["algorithm"]) for seed in run.seeds]
             assert sorted(map(repr, last)) == sorted(row["scores"].split())
+    logs = [path.read_text() for path in (tmp_path / "runs/.grid").glob("*.log")]
+    assert len(logs) == 4 and all("mean of last 10" in log and "mean ± std" not in log for log in logs)  # one seed has no spread
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if ".grid" not in str(path)}
     code, again, err = run_script(script, *words)
     assert code == 0 and "started" not in again and again.strip() == out[out.index("# Two"):].strip()

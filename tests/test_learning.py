@@ -16,7 +16,7 @@ def test_td3_bc_beats_the_policy_that_made_the_standin(env, behaviour, tmp_path)
     code, out, err = run_script(ROOT / "algorithms/td3_bc.py", "--env", env, "--standin-rows", 200_000, "--updates", 50_000,
                                 "--eval-every", 10_000, "--runs", tmp_path, timeout=3600)
     assert code == 0, err
-    last = float(next(line for line in out.splitlines() if "mean ± std" in line).split()[3])
+    last = float(next(line for line in out.splitlines() if line.split()[:1] == ["0"]).split()[1])
     assert last > behaviour
 
 

@@ -115,7 +115,7 @@ def test_names_are_data(tmp_path, capsys):
     assert len(data["curve"]) == len(NAMES) + 1 and len(data["names"]) == len(NAMES) and max(map(len, data["names"])) <= 200
     assert "<script>alert" not in html and html.count("</script>") == 3
     out = capsys.readouterr().out
-    assert "two\\nlines" in out and out.partition("\n\n")[0].count("\n") == 2 * len(NAMES) and out.encode()
+    assert "two\\nlines" in out and out.partition("\n\n")[0].count("\n") == 2 * len(NAMES) - 1 and out.encode()
 
 
 def test_attack_figures_have_any_name(tmp_path):
