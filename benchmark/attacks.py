@@ -171,6 +171,8 @@ def attacked_returns(agent, critics, task: str, physics: str, sigma: Tensor, eps
             torch.set_num_threads(1)
             actions = [actor.act(row).numpy() for row in seen]
             torch.set_num_threads(threads)
+            if not np.isfinite(actions).all():
+                raise InputError(f"{show}: the agent's action is not finite; its checkpoint is of a run that diverged")
             for g, i in np.argwhere(running):
                 obs[g, i], reward, terminated, truncated, _ = envs[g][i].step(actions[g][i])
                 returns[g, i] += reward

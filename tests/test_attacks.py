@@ -436,8 +436,18 @@ def test_bad_runs(copies, tmp_path):
     from_a_file(two, tmp_path / "two.py", source.replace("def main", "class Other(TD3BC):\n    pass\n\n\ndef main", 1))
     (tmp_path / "broken.py").write_text("1 / 0")
     out, script = ["--out", tmp_path / "out"], ["--script", tmp_path / "imitation.py"]
-    with pytest.raises(InputError, match="wrong: its networks do not fit"):
-        command(wrong, *out)
+    for obs_std in (["x"], [math.nan] * 11, [-1.0] * 11, 3, None):
+        config = json.loads((wrong / "config.json").read_text())
+        (wrong / "config.json").write_text(json.dumps(config | {"obs_std": obs_std}))
+        with pytest.raises(InputError, match="wrong: its networks do not fit"):
+            command(wrong, *out)
+    state = torch.load(copies["td3_bc"] / "checkpoint.pt", weights_only=True)
+    for parameter in state["agents"][0]["actor"].values():
+        parameter.fill_(math.nan)
+    nan = Path(shutil.copytree(copies["td3_bc"], tmp_path / "nan"))
+    torch.save(state, nan / "checkpoint.pt")
+    with pytest.raises(InputError, match="nan.*the agent's action is not finite"):
+        command(nan, "--eps", 0, "--episodes", 1, *out)
     for words, match in (([bare], "bare: has no checkpoint yet"), ([torn], "checkpoint.pt: cannot be read .* damaged"),
                          ([tmp_path], "no run folder"), ([tmp_path / "nothing"], "no run folder"),
                          ([free, *script], "free: has no critics for min-q; name a run that has some with --critic"),

@@ -321,6 +321,8 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu", scrip
     cls = agent_class(module)
     try:
         obs_std = torch.tensor(run.config["obs_std"], dtype=torch.float32)
+        if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
+            raise ValueError("its obs_std is no std")
         rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
         data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
                        action_size, torch.tensor([[0, 1]]))
