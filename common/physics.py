@@ -5,7 +5,11 @@ they weighed as cylinders that reach half-way into the caps), contact margins of
 larger counted), and walker2d_v5.xml has another right foot. Patched, replayed mujoco-py Hopper steps agree to 2e-7.
 """
 
+import contextlib
+import os
 import warnings
+from functools import cache
+from multiprocessing import parent_process
 
 import numpy as np
 
@@ -17,22 +21,49 @@ ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0})}
 
 
-def make_env(name: str, physics: str = "d4rl"):
+LIMIT = 1000  # steps of an episode where an environment sets none: an evaluation has to end
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # (low, high), A numbers each
+
+
+def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max_episode_steps: int | None = None):
     """A Gymnasium environment for a D4RL name (hopper, halfcheetah, walker2d, ant) or a Minari id.
 
     `physics`: `d4rl` (model patch, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's
-    v5; a Minari id gets the environment stored with it. InputError: no simulator installed, or none here for this task.
+    v5; a Minari id gets the environment stored with it. `bounds`: actions are taken in [-1, 1], and the environment gets
+    low + (action + 1) / 2 * (high - low). `max_episode_steps`: in place of the environment's own limit; without either
+    it is LIMIT. InputError: no simulator installed, or none here for this task.
     """
+    env = _make(name, physics, {"max_episode_steps": max_episode_steps} if max_episode_steps else {})
+    import gymnasium
+    if not getattr(env.spec, "max_episode_steps", None):
+        _say_limit(name)
+        env = gymnasium.wrappers.TimeLimit(env, LIMIT)
+    if not bounds:
+        return env
+    low, high = (np.array(bound, np.float64) for bound in bounds)
+    return gymnasium.wrappers.TransformAction(  # np.clip also where rounding has left the bounds
+        env, lambda action: np.clip(low + (action + 1) / 2 * (high - low), low, high).astype(env.action_space.dtype),
+        gymnasium.spaces.Box(-1.0, 1.0, low.shape, np.float32))
+
+
+@cache
+def _say_limit(name):
+    if not parent_process():  # a worker has nothing to add
+        print(f"{name}: its environment limits no episode; here they end after {LIMIT:,} steps (--max-episode-steps)")
+
+
+def _make(name, physics, options):
     without = "train without evaluation: --eval-env none"
     try:
         import gymnasium
-        import mujoco
+        with _no_renderer():
+            import mujoco
     except ImportError as error:
         raise InputError(f"{name}: {error}; pip install 'gymnasium[mujoco]', or {without}") from None
     if "/" in name:
         import minari
         try:
-            return minari.load_dataset(name).recover_environment(eval_env=True)
+            return minari.load_dataset(name).recover_environment(eval_env=True, **options)
         except Exception as error:  # gymnasium, minari and the environment's package have their own kinds
             raise InputError(f"{name}: Minari cannot make its environment ({error}); {without}") from None
     robot = name.split("-")[0]
@@ -41,13 +72,28 @@ def make_env(name: str, physics: str = "d4rl"):
     (gym_id, kwargs), handler = ROBOTS[robot], mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)  # MuJoCo 4 deprecates a word in HalfCheetah's XML
     try:
-        env = gymnasium.make(gym_id, disable_env_checker=True, **(kwargs if physics == "d4rl" else {}))
+        kwargs = kwargs if physics == "d4rl" else {}
+        env = gymnasium.make(gym_id, disable_env_checker=True, **kwargs, **options)
         if physics == "stock":
             return env
         patch_model(env, robot)
     finally:
         mujoco.set_mju_user_warning(handler)
     return _d4rl_wrapper(env, robot)
+
+
+@contextlib.contextmanager
+def _no_renderer():
+    """MuJoCo loads the renderer that MUJOCO_GL names when it is imported, and fails without it; here nothing renders.
+
+    Gymnasium's own rendering reads the variable later, and finds it as it was.
+    """
+    renderer = os.environ.pop("MUJOCO_GL", None)
+    try:
+        yield
+    finally:
+        if renderer is not None:
+            os.environ["MUJOCO_GL"] = renderer
 
 
 def _d4rl_wrapper(env, robot):
