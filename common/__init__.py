@@ -2,11 +2,14 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -27,12 +30,29 @@ class RunError(RuntimeError):
 
 @contextlib.contextmanager
 def friendly():
-    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130."""
+    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130.
+
+    At the end nothing waits for workers, and Ctrl-C, which would come in the middle of the end, is ignored.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # for a terminal that knows only ASCII
+    main, raised = threading.current_thread() is threading.main_thread(), [-math.inf]
+
+    def interrupt(*_):  # a second of two fast Ctrl-C would come in the middle of what the first one ends
+        if time.monotonic() - raised[0] > 1:
+            raised[0] = time.monotonic()
+            raise KeyboardInterrupt
+
+    if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        try:
+            yield
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            end_workers()
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -72,13 +92,38 @@ def keep_memory() -> None:
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Fresh worker processes that leave Ctrl-C to their parent and do not outlive it, however it ends."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is quiet even while they start
-    try:
+    _pools.add(pool)
+    with _held_back():
         for _ in range(workers):  # each starts a process
             pool.submit(int)
-    finally:
-        signal.signal(signal.SIGINT, handler)
     return pool
+
+
+def end_workers(*pools, idle: bool = False) -> None:
+    """End pools' processes, all pools' if none is named: `idle` ones by themselves, else at once, whatever they do.
+
+    They are waited for: Python 3.11 may print a traceback if they end while it exits.
+    """
+    for pool in pools or list(_pools):
+        for process in [] if idle else list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+_pools = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def _held_back():
+    """Ctrl-C comes only afterwards; processes started inside never get it, and so are quiet even while they start."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent():

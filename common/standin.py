@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common import worker_pool
+from common import end_workers, worker_pool
 from common.physics import make_env
 
 POLICIES = Path(__file__).parent / "policies"
@@ -50,7 +50,7 @@ def generate(dataset: str, policies: list[str], rows: int, workers: int | None =
             part["timeouts"][-1:] = ~part["terminals"][-1:]  # the cut
             parts.append(part)
     finally:
-        pool.shutdown(cancel_futures=True)
+        end_workers(pool, idle=len(parts) == len(policies))
     return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
 
 
