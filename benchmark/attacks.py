@@ -46,7 +46,7 @@ from benchmark.engine.files import check_folder, whole
 from benchmark.engine.runs import Run, label, load_agent, named, read_run
 from common import InputError, friendly
 from common.args import cli, usable_device, within
-from common.evaluation import normalized_score
+from common.evaluation import action_bounds, normalized_score
 from common.physics import make_env
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -146,14 +146,14 @@ def draws(attack: str, optimizer: str, step: str) -> int:
     return 1 if attack == "random" else ZERO_ORDER if optimizer == "zero-order" else STARTS
 
 
-def attacked_returns(agent, critics, task: str, physics: str, sigma: Tensor, eps: list[float], variant: tuple,
+def attacked_returns(agent, critics, world: tuple, sigma: Tensor, eps: list[float], variant: tuple,
                      episodes: int, seed: int, noise_seed: int, device: str, show: str):
     """Whole episodes under attack: returns and lengths (G, E) for G radii and E episodes, all side by side.
 
-    Episode i starts from reset(seed + 100 + i), and the agent acts on rows of E observations on one CPU thread, both as
-    in common/evaluation.py: at eps 0 it is the same arithmetic.
+    `world` is what `make_env` takes. Episode i starts from reset(seed + 100 + i), and the agent acts on rows of E
+    observations on one CPU thread, both as in common/evaluation.py: at eps 0 it is the same arithmetic.
     """
-    envs = [[make_env(task, physics) for _ in range(episodes)] for _ in eps]
+    envs = [[make_env(*world) for _ in range(episodes)] for _ in eps]
     obs = np.array([[env.reset(seed=seed + 100 + i)[0] for i, env in enumerate(row)] for row in envs], np.float32)
     radii = torch.tensor(eps)[:, None].expand(-1, episodes)  # (G, E)
     returns, lengths, running = np.zeros(radii.shape), np.zeros(radii.shape), np.ones(radii.shape, bool)
@@ -209,10 +209,12 @@ class Target:
     """A run's agents and what attacks them, checked before anything is computed. InputError: what is in the way."""
 
     def __init__(self, run: Run, seeds: list[int], critic: Run | None, args: Args, scripts: dict[str, Path]):
-        self.run, self.seeds, self.task, self.physics = run, seeds, run.config["task"], run.config["physics"]
+        self.run, self.seeds, self.task = run, seeds, run.config["task"]
         if not self.task:
             raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
-        self.env = make_env(self.task, self.physics)
+        bounds, limit = action_bounds(run.config["data"]), run.config["args"].get("max_episode_steps")
+        self.world = self.task, run.config["physics"], bounds, limit
+        self.env = make_env(*self.world)
         if critic and robot(critic.config["task"]) != robot(self.task):
             raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
         if run.checkpoint["step"] < run.config["args"]["updates"]:
@@ -256,7 +258,7 @@ def attack_run(target: Target, args: Args) -> list[dict]:
             keys = {eps: tuple(map(str, (*facts, eps))) for eps in args.eps if (eps == 0) == (variant[0] == "clean")}
             if missing := [eps for eps, key in keys.items() if key not in known]:
                 results = attacked_returns(
-                    agent, critics, target.task, target.physics, agent.data.obs_std, missing, variant, args.episodes,
+                    agent, critics, target.world, agent.data.obs_std, missing, variant, args.episodes,
                     seed, args.seed, args.device, show=f"{run.folder.name} {' '.join(variant)}")
                 for eps, returns, lengths in zip(missing, *results):
                     known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target.task, returns, lengths)

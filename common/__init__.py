@@ -139,5 +139,8 @@ def one_clone(script: str | None) -> None:
                          f"Choose by pip install -e {clone}, or by PYTHONPATH={clone}")
 
 
-with friendly():  # now, before a name is asked for that the other clone lacks
+try:  # now, before a name is asked for that the other clone lacks
     one_clone(getattr(sys.modules["__main__"], "__file__", None))
+except InputError as two:
+    print(f"error: {two}", file=sys.stderr)
+    sys.exit(2)

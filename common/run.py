@@ -25,7 +25,7 @@ from tqdm import tqdm
 from common import InputError, RunError, keep_memory, lock
 from common.args import FREE, read_config
 from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole, writing
-from common.evaluation import Evaluator, normalized_score
+from common.evaluation import Evaluator, evaluation_task, normalized_score
 
 
 class Run:
@@ -38,10 +38,8 @@ class Run:
     def __init__(self, args, agents: list):
         self.args, self.agents, self.data = args, agents, agents[0].data
         self.script = Path(inspect.getfile(type(agents[0])))
-        self.task = {"auto": self.data.task, "none": None}.get(args.eval_env, args.eval_env)
+        self.task = evaluation_task(self.data, args.eval_env)
         self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
-        if not self.task:
-            print("no evaluation: name a task with --eval-env, for example --eval-env hopper-medium-v2")
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         self.rows, self.headers = {"log.csv": [], "eval.csv": []}, {}  # the tables' text, as a checkpoint keeps it
@@ -49,6 +47,8 @@ class Run:
             self.attributes = [list(snapshot(agent)) for agent in agents]
         except TypeError as error:
             raise InputError(str(error)) from None
+        if self.evaluator:
+            self.evaluator.stopped = lambda: self.stop
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         keep_memory()
         self.folder = args.resume or self._create()
@@ -99,10 +99,24 @@ class Run:
             raise InputError(f"--track: {type(error).__name__}: {error}; wandb login, set WANDB_MODE=offline, or leave "
                              f"it out: --resume {self.folder}") from None
 
+    @contextlib.contextmanager
+    def _stoppable(self):
+        """Ctrl-C and SIGTERM, as often as they come, only set `stop` meanwhile: nothing is left half done."""
+        main = threading.current_thread() is threading.main_thread()  # no other gets signals
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        handlers = {number: signal.signal(number, lambda *_: setattr(self, "stop", 1)) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
     def steps(self, updates: int):
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        handlers = {number: signal.signal(number, lambda *_: setattr(self, "stop", 1)) for number in signals}
+        with self._stoppable():
+            yield from self._steps(updates)
+
+    def _steps(self, updates):
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
         saved, begin = time.monotonic(), time.monotonic() - self.seconds
         try:
@@ -118,9 +132,7 @@ class Run:
                     raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self._command()}")
         finally:
             self.bar.close()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            if self.step < updates:
+            if self.stop or self.step < updates:
                 self._close()
 
     def _close(self):
@@ -192,12 +204,18 @@ class Run:
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
+        with self._stoppable():
+            self._report()
+        if self.stop:
+            raise KeyboardInterrupt(f"stopped when all was done; files in {self.folder}")
+
+    def _report(self):
         waited = self.evaluator.waited if self.evaluator else 0.0  # while there was training to do
-        try:
-            self.evaluate(self.step, last=True)
-            self.save()
-        except KeyboardInterrupt:  # the checkpoint that `steps` left at the end has what is missing
-            raise KeyboardInterrupt(f"evaluation is not finished; continue with {self._command()}") from None
+        self.evaluate(self.step, last=True)
+        self.save()
+        if self.evaluator and self.evaluator.waiting:
+            self._close()
+            raise KeyboardInterrupt(f"evaluation is not finished; continue with {self._command()}")
         self._write_tables()
         unit = "return (no reference scores)" if normalized_score(self.task, 0.0) is None else "normalised score"
         seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}

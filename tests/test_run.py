@@ -409,8 +409,9 @@ def test_training_waits_for_evaluations_that_lag_far_behind(tmp_path):
     class Slow(Future):
         asked = 0
 
-        def exception(self, timeout=None):
+        def done(self):
             Slow.asked += 1
+            return True
 
     class Pool:
         def submit(self, *job):
@@ -493,8 +494,9 @@ def test_ctrl_c_while_waiting_for_the_last_evaluation(tmp_path, monkeypatch):
     train(run, agents)
 
     def interrupted(wait=False):
-        raise KeyboardInterrupt
-        yield
+        for _ in range(5):
+            signal.raise_signal(signal.SIGINT)
+        return iter(())
 
     monkeypatch.setattr(run.evaluator, "finished", interrupted)
     with pytest.raises(KeyboardInterrupt, match="evaluation is not finished; continue with python .*--resume"):
