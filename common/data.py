@@ -33,9 +33,9 @@ class Dataset:
     """Transitions on one device: `obs action reward next_obs done` as in Batch, with N rows.
 
     `name`: as given; `task`: the D4RL name or Minari id it belongs to, None for own arrays; `source`: facts for a run's
-    config (kind d4rl, minari, file or standin, path, sha256, view, rows; action_low and action_high, the bounds that were
-    scaled to -1 and 1, if others; env, has a Minari dataset one?); `rows`: (N, 2 S + A + 2) float32, a row a transition,
-    so that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
+    config (kind d4rl, minari, file or standin, path, sha256, view, rows; action_low and action_high, the bounds that
+    were scaled to -1 and 1; env, has a Minari dataset one?); `rows`: (N, 2 S + A + 2) float32, a row a transition, so
+    that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
     `last_next_action`: (E, A), the action after each episode's last row, NaN where unknown; None: unknown everywhere.
     """
     name: str
@@ -172,7 +172,7 @@ def _view(arrays, view, name, facts):
 def _side_by_side(columns, keep) -> np.ndarray:
     """(kept rows, sum of sizes) float32 of a list of columns, which is emptied: each is let go once it is copied."""
     sizes = [column[0].size for column in columns]
-    rows, step = np.empty((keep.sum(), sum(sizes)), np.float32), max(1, 2**22 // max(sizes))
+    rows, step = np.empty((keep.sum(), sum(sizes)), np.float32), max(1, 2**16 // max(sizes))
     while columns:
         column, row, place = columns.pop(), 0, sum(sizes[:len(columns)])
         for start in range(0, len(keep), step):  # in pieces: no second copy of a whole column

@@ -17,7 +17,7 @@ from common import InputError
 
 REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
 BOUNDS = ("action_low", "action_high")  # of an own file: a number, or one for each dimension
-PIECE = 2**22  # numbers that are read and checked at a time
+PIECE = 2**20  # numbers that are read and checked at a time
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63  # bytes
 
 
