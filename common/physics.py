@@ -7,6 +7,7 @@ larger counted), and walker2d_v5.xml has another right foot. Patched, replayed m
 
 import contextlib
 import os
+import re
 import warnings
 from functools import cache
 from multiprocessing import parent_process
@@ -61,6 +62,8 @@ def _make(name, physics, options):
     except ImportError as error:
         raise InputError(f"{name}: {error}; pip install 'gymnasium[mujoco]', or {without}") from None
     if "/" in name:
+        if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):  # it leads out of Minari's folder; a dataset's environment is code
+            raise InputError(f"{name}: is no Minari id, as D4RL/pen/human-v2 is; {without}")
         import minari
         try:
             return minari.load_dataset(name).recover_environment(eval_env=True, **options)

@@ -403,6 +403,11 @@ def test_nothing_that_a_run_folder_names_is_executed(copies, tmp_path, capsys):
             command(runs / name, *small)
         with pytest.raises(InputError, match=match):
             command(copies["td3_bc"], "--critic", runs / name, *small)
+    for task in ("a/../../evil-v0", "../evil-v0", str(tmp_path / "evil-v0")):  # a Minari dataset's environment is code: none but an installed one
+        config = json.loads((copies["td3_bc"] / "config.json").read_text())
+        (runs / "dots/config.json").write_text(json.dumps(config | {"task": task}))
+        with pytest.raises(InputError, match="is no Minari id"):
+            command(runs / "dots", *small)
     from benchmark import plot
     plot.main(plot.Args(tuple(runs.iterdir()), tmp_path / "out"))
     words = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
