@@ -23,7 +23,7 @@ KINDS = {  # what config.json must have: {name: is this such a value?}
     "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
     "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
     "dataset_source": lambda x: isinstance(x, str), "task": lambda x: x is None or isinstance(x, str),
-    "physics": lambda x: isinstance(x, str), "args.env": lambda x: isinstance(x, str),
+    "physics": lambda x: x in ("d4rl", "stock", "stored"), "args.env": lambda x: isinstance(x, str),
     "args.seeds": lambda x: isinstance(x, list) and x != [] and all(type(seed) is int for seed in x),
     "args.updates": lambda x: type(x) is int and x > 0}
 

@@ -120,6 +120,7 @@ def test_updates_of_the_command_line_replace_the_columns(tmp_path):
     table = Table(name="x", title="x", columns={"a": Column("td3_bc", "--updates 7 --alpha 2")}, datasets=("hopper-medium-v2",), seeds=(0,))
     words = ["--runs", str(tmp_path)]
     assert make(table, words).cells[0].words == ("--updates", "7", "--alpha", "2")
+    assert make(table, [*words, "--ray", "node:1", "--", "--device", "cuda:7"]).cells[0].words[-1] == "cuda:7"  # there may be such GPUs where Ray is
     assert make(table, [*words, "--updates", "9", "--", "--tau", "0.1"]).cells[0].words == ("--alpha", "2", "--updates", "9", "--eval-every", "1", "--tau", "0.1")
     assert make(table, [*words, "--updates", "400"]).cells[0].words[-4:] == ("--updates", "400", "--eval-every", "40")  # a curve of ten
     assert "--eval-every" not in make(table, [*words, "--updates", "50000"]).cells[0].words

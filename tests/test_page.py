@@ -212,16 +212,16 @@ def test_nothing_in_the_page_is_taken_for_html(html):
 
 def test_numbers_are_rounded_once(tmp_path):
     """2.1518 by two digits, then by one, would be 2.1 in the table and 2.2 in the statistics."""
-    scores = (0.6518, 3.6518)
+    scores = (0.65180123, 3.65180123)
     groups = [group(tmp_path, "hopper-medium-v2", "rorl", scores), group(tmp_path, "walker2d-medium-v2", "rorl", (2.1518,))]
     rows = [row("hopper-medium-v2", "rorl", scores), row("walker2d-medium-v2", "rorl", (2.1518,))]
-    assert [(row["mean"], row["std"], row["scores"]) for row in rows] == [("2.1518", "1.5", "0.6518 3.6518"), ("2.1518", "", "2.1518")]
+    assert [(row["mean"], row["std"], row["scores"]) for row in rows] == [("2.15180123", "1.5", "0.65180123 3.65180123"), ("2.1518", "", "2.1518")]
     page.write(tmp_path / "out/p.html", "P", [], "How.", rows, groups, "last", seeds=4)
     text = (tmp_path / "out/p.html").read_text(encoding="utf-8")
     table = text.partition('<section id="results">')[2].partition("</section>")[0]
     assert "2.2 ± 1.5</b> <small>(2 of 4)</small>" in table and "2.2</b> <small>(1 of 4)</small>" in table and "2.2 over 2" in table and "± 0.0" not in text
     line, other = (panel["lines"][0] for panel in json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["curve"])
-    assert line["mean"][-1] == 2.1518 and line["std"][-1] == 1.5 and other["std"] == [None, None]
+    assert line["mean"][-1] == 2.15180123 and line["std"][-1] == 1.5 and other["std"] == [None, None]
 
 
 def test_the_same_runs_give_the_same_bytes(html, tmp_path):
