@@ -21,6 +21,7 @@ import torch
 
 from common import InputError
 from common.args import parse, read_config
+from common.checkpoint import read_checkpoint
 from common.data import Dataset
 
 ROOT = Path(__file__).parents[2]
@@ -143,19 +144,12 @@ class Run:
     def checkpoint(self) -> dict:
         """checkpoint.pt, its tensors left on the disk until they are used. InputError: it has none, or a broken one."""
         path = self.folder / "checkpoint.pt"
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             raise InputError(f"{self.folder}: has no checkpoint yet; let it train (--resume {self.folder})")
-        try:
-            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        except Exception as error:  # torch, zip and pickle each raise their own kinds
-            raise InputError(f"{path}: cannot be read ({type(error).__name__}); damaged? Train it again") from None
-        try:
-            agents = len(saved["agents"])
-            sound = type(saved["step"]) is int and _number(saved["seconds"])
-        except (LookupError, TypeError):
-            sound = False
-        if not sound:
+        saved = read_checkpoint(path, mmap=True)
+        if not _number(saved["seconds"]):
             raise InputError(f"{path}: is no checkpoint of a run; train it again")
+        agents = len(saved["agents"])
         if agents != len(self.seeds):
             raise InputError(f"{path}: has agents of {agents} seeds, config.json {len(self.seeds)}; one is of another "
                              "run, train it again")
