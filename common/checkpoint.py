@@ -65,7 +65,7 @@ def save_sealed(state: dict, file) -> None:
 
 
 def _sound(file) -> bool:
-    """Is a zip file as it was sealed or, from before there were seals, are at least the checksums of its parts right?"""
+    """Is a zip file as it was sealed or, from before there were seals, are the checksums of its parts right?"""
     end = file.seek(0, os.SEEK_END) - SEAL
     file.seek(max(end - 22, 0))
     tail = file.read()

@@ -1,5 +1,6 @@
 """A run: its folder, logs, checkpoints, progress and final report."""
 
+import contextlib
 import copy
 import csv
 import inspect

@@ -5,8 +5,10 @@ a traceback, a silent acceptance, a late or a wordy refusal, or a hang.
 """
 
 import contextlib
+import json
 import math
 import os
+import pickle
 import random
 import re
 import select
@@ -25,8 +27,11 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from benchmark.engine.runs import agent_class
+from benchmark import attacks, plot
+from benchmark.engine.runs import agent_class, find_runs
+from benchmark.engine.tables import row
 from common import friendly
 from common.args import RunArgs, parse
 from tests.helpers import ROOT, make_data
@@ -85,7 +90,7 @@ def verdict(trials, made: Path):
     for name, function, *arguments in trials:
         found = trial(function, *arguments)
         if wrong := kind(found, made):
-            told.append(f"{wrong}: {name[:150]!r}: exit code {found.code}, {found.err[-300:]!r}")
+            told.append(f"{wrong}: {name!r}: exit code {found.code}, {found.err[-300:]!r}")
             shutil.rmtree(made, ignore_errors=True)
         counts[wrong or "clean"] += 1
     assert not told, "\n".join([str(dict(counts)), *told])
@@ -272,6 +277,139 @@ def test_a_good_file_is_no_bad_one(tmp_path):
         found = trial(train, td3_bc, ["--env", tmp_path / name, "--eval-env", "none", "--updates", "3", "--batch-size", "8", "--runs", runs])
         assert found.code == 0 and kind(found, runs) == "silent acceptance", found.err
     assert len(list(runs.iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def finished(isolated_session, tmp_path_factory):
+    """A run of two seeds to its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    np.savez(folder / "own.npz", **own())
+    found = trial(train, import_module("algorithms.td3_bc"), [
+        "--env", folder / "own.npz", "--eval-env", "hopper-medium-v2", "--eval-episodes", "2", "--eval-workers", "0", "--eval-every", "3", "--updates", "6",
+        "--log-every", "2", "--batch-size", "8", "--seeds", "0", "1", "--runs", folder / "runs"])
+    assert found.code == 0, found.err
+    return next((folder / "runs").iterdir())
+
+
+JUNK = [None, True, -1, 3, 1.5, "", "x", "../../x", [], [[]], ["x"], {}, {"a": {}}, [None], 1e400, "x" * 5000]
+BYTES = [b"", b"{", b"\x00\xff" * 50, b"[" * 100_000, b'{"a":' * 100_000, b"3", b'"x"', b"[1, 2]", b"null", b"\xef\xbb\xbf", "é".encode("latin1")]
+
+
+def junk_config(config, rng):
+    """Another value in a place where no reader can go on, or where a run would go on as another one."""
+    if rng.random() < 0.5:
+        key = rng.choice(["algorithm", "args", "command", "data", "dataset_source", "physics", "task"])
+        junk = [value for value in JUNK if not isinstance(value, str) and not (key == "task" and value is None or key == "data" and value == {})]
+        config[key] = rng.choice(junk if key != "algorithm" else [*junk, "../../x", "", "x/y"])
+        if isinstance(config[key], dict) and key in ("data", "args"):
+            config.pop(key)
+    else:
+        key = rng.choice(["seeds", "updates", "eval_every", "alpha", "gamma", "normalize", "reward", "batch_size", "gone"])
+        config["args"][key] = rng.choice([value for value in JUNK if value is not None and value != config["args"].get(key)])
+    return config
+
+
+def bad_checkpoint(path, rng):
+    data = bytearray(path.read_bytes())
+    how = rng.choice(["flip", "flip", "flip", "flip", "cut", "more", "value", "value", "pickle", "bytes"])
+    if how == "flip":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif how == "cut":
+        del data[rng.randrange(len(data)):]
+    elif how == "more":
+        data += bytes(rng.randrange(1, 99))
+    elif how == "value":
+        torch.save(rng.choice([JUNK, {}, {"step": 1}, {"step": "x", "seconds": 0.0, "agents": [{}]}, {"step": 1, "seconds": 1.0, "agents": []}]), path)
+        return how
+    elif how == "pickle":
+        data = pickle.dumps(os.getcwd)
+    else:
+        data = rng.choice(BYTES)
+    path.write_bytes(data)
+    return how
+
+
+def special(path, rng):
+    path.unlink()
+    how = rng.choice(["fifo", "folder", "loop"])
+    {"fifo": os.mkfifo, "folder": os.mkdir, "loop": lambda path: os.symlink(path, path)}[how](path)
+    return how
+
+
+def bad_folder(whole: Path, folder: Path, rng) -> str:
+    """What is wrong with the config.json or checkpoint.pt of a copy of a run."""
+    shutil.copytree(whole, folder)
+    name = rng.choice(["config.json", "config.json", "checkpoint.pt"])
+    path = folder / name
+    if rng.random() < 0.2:
+        how = special(path, rng)
+    elif name == "checkpoint.pt":
+        how = bad_checkpoint(path, rng)
+    elif rng.random() < 0.3:
+        path.write_bytes(how := rng.choice(BYTES))
+    else:
+        path.write_text(how := json.dumps(junk_config(json.loads(path.read_text()), rng)))
+    return f"{name} {how!s}"
+
+
+def bad_logs(whole: Path, folder: Path, rng) -> str:
+    """What is wrong with one of the other files of a copy of a run."""
+    shutil.copytree(whole, folder)
+    name = rng.choice(["result.json", "eval.csv", "log.csv"])
+    path, how = folder / name, "special"
+    if rng.random() < 0.2:
+        how = special(path, rng)
+    elif rng.random() < 0.3:
+        path.write_bytes(how := rng.choice([*BYTES, b"step,seed\n1,x\n", b"\n\n\n", path.read_bytes()[:rng.randrange(80)]]))
+    elif name == "result.json":
+        result = json.loads(path.read_text())
+        key = rng.choice(list(result))
+        result[key] = rng.choice([value for value in JUNK if type(value) is not type(result[key])])
+        path.write_text(how := json.dumps(result))
+    else:
+        text = list(path.read_text())
+        text[rng.randrange(len(text))] = rng.choice("x\0,\n\"-é")
+        path.write_text(how := "".join(text))
+    return f"{name} {how!s}"
+
+
+def look(folders):
+    """What plot.py does with run folders, up to its figures."""
+    groups = plot.gather(plot.read(tuple(folders)))
+    rows = [row(group.dataset, group.algorithm, "file", {}, "", list(group.scores("last").values())) for group in groups]
+    print(plot.text(groups, rows))
+
+
+def test_run_folders(finished, tmp_path):
+    """A broken config.json or checkpoint is refused by --resume and attacks.py, and never stops plot.py or a grid."""
+    rng, trials, td3_bc = random.Random(15), [], import_module("algorithms.td3_bc")
+    for number in range(50):
+        folder = tmp_path / f"runs/{number}"
+        what = bad_folder(finished, folder, rng)
+        trials.append((f"--resume {what}", train, td3_bc, ["--resume", folder]))
+        if number < 10:
+            trials.append((f"attacks {what}", attacks.main, attacks.Args((folder,), eps=(0.0,), episodes=1, device="cpu", out=tmp_path / "out")))
+    assert verdict(trials, tmp_path / "out") == 60
+    found = trial(lambda: print(*(run.folder.name for run in find_runs(tmp_path / "runs"))))
+    assert found.code == 0 and "Traceback" not in found.err and found.err.count("passed over") >= 10
+    found = trial(look, [finished, *sorted((tmp_path / "runs").iterdir())])
+    assert found.code == 0 and "Traceback" not in found.err and "passed over" in found.err
+
+
+def test_logs_and_results(finished, tmp_path):
+    """What a checkpoint holds is restored from it; what is not there is passed over."""
+    rng, td3_bc = random.Random(16), import_module("algorithms.td3_bc")
+    for number in range(20):
+        folder = tmp_path / f"runs/{number}"
+        what = bad_logs(finished, folder, rng)
+        seen = trial(look, [finished, folder])
+        assert seen.code == 0 and "Traceback" not in seen.err, (what, seen.err[-500:])
+        found = trial(train, td3_bc, ["--resume", folder])
+        assert found.code in (0, 2) and "Traceback" not in found.err, (what, found.err[-500:])
+        if found.code == 0:
+            for name in ("eval.csv", "log.csv"):
+                assert (folder / name).read_bytes() == (finished / name).read_bytes(), what
+            assert json.loads((folder / "result.json").read_text())["seeds"] == json.loads((finished / "result.json").read_text())["seeds"]
 
 
 @pytest.mark.parametrize("module", ALGORITHMS, ids=lambda module: module.__name__.removeprefix("algorithms."))

@@ -264,7 +264,7 @@ def finished_run(tmp_path):
     ("bad config", [], "no run folder, or a broken one"),
     ("old flags", [], "its config.json does not fit this version: Unrecognized options: --gone=1"),
     ("bad flags", [], "its config.json does not fit this version: --tau 2.0: give a number"),
-    ("checkpoint", [], "checkpoint.pt: cannot be continued"),
+    ("checkpoint", [], "checkpoint.pt is damaged: its SHA-256"),
     ("device", [], "--device nonsense: choose"),
     ("data", [], "its data had SHA-256 .*, .*hopper.npz has"),
 ])
@@ -483,7 +483,7 @@ def test_standin_is_marked_everywhere(tmp_path):
     assert "STAND-IN DATA" in out
     table = out.splitlines()[out.splitlines().index("normalised score, 1 episodes") + 1:-2]
     score_lines = [line for line in out.splitlines() if line.startswith("update ")] + table
-    assert len(score_lines) == 5 and all("[stand-in data]" in line for line in score_lines)
+    assert len(score_lines) == 4 and all("[stand-in data]" in line for line in score_lines)
     header, *rows = [line.split(",") for line in (folder / "eval.csv").read_text().splitlines()]
     assert [row[header.index("data")] for row in rows] == ["standin", "standin"]
 

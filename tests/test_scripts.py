@@ -47,7 +47,8 @@ def test_a_copy_elsewhere_is_nobodys_clone(tmp_path):
     (RuntimeError("CUDA out of memory. Tried\nto"), 1, "error: out of memory (CUDA out of memory. Tried); take fewer --seeds or a smaller batch\n"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "error: out of memory ([enforce fail] "
      "DefaultCPUAllocator: can't allocate memory: you tried); take fewer --seeds or a smaller batch\n")])
-def test_ends(error, code, told, capsys):
+def test_ends(error, code, told, capsys, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which does not end
     with pytest.raises(SystemExit) as stop, friendly():
         raise error
     assert (stop.value.code, capsys.readouterr().err) == (code, told)
@@ -67,7 +68,7 @@ def test_a_terminal_that_knows_only_ascii(tmp_path):
         script = Script(SCRIPT, *flags, real=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
         code, out, err = script.end()
         assert "Traceback" not in err and code == 2 * (flags[0] == "--lr"), err
-        assert flags is not words or "mean ? std" in out
+        assert flags != words or "return" in out and "? " in out
 
 
 def test_a_reader_that_has_read_enough():
