@@ -68,14 +68,12 @@ class Run:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
         start, standin = time.strftime("%Y%m%d-%H%M%S"), ".standin" if self.data.standin else ""
         name = f"{self.script.stem}-{env}{standin}-{start}-{time.time_ns() // 1_000_000 % 1000:03}"
-        common, data = Path(__file__).resolve().parent, self.data.source
-        if data["kind"] == "file":
-            data = data | {"path": os.path.abspath(data["path"])}  # --resume finds it from wherever it is given
+        common = Path(__file__).resolve().parent
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
         config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task,
                   "git": _git(self.script.parent), "common": {"path": str(common), "git": _git(common)},
-                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": data,
+                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),

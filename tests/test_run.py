@@ -1,9 +1,12 @@
 """Command line, folders, evaluation and errors of a run, through the scripts where a person would meet them."""
 
+import csv
+import io
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -19,6 +22,7 @@ import torch
 from algorithms import td3_bc
 from common import InputError, RunError
 from common.args import cli, parse, within
+from common.checkpoint import read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
 from common.physics import make_env
@@ -296,6 +300,231 @@ def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
     assert (folder / "log.csv").read_bytes() == log
 
 
+def resumed(run, **flags):
+    """A Run that continues another, whose process has ended."""
+    run._close()
+    args = replace(run.args, resume=run.folder, **flags)
+    agents = [td3_bc.TD3BC(args, load_dataset(args.env), seed) for seed in args.seeds]
+    return Run(args, agents), agents
+
+
+def half_done(tmp_path, **flags):
+    """A run of four updates whose checkpoint is of the second, and whose tables go on to the third."""
+    run, agents = make_run(tmp_path, eval_every=1, eval_episodes=1, **flags)
+    for step in run.steps(3):
+        if step == 3:
+            run.save()
+        run.log(step, [agent.update() for agent in agents])
+        run.evaluate(step)
+        if step == 3:
+            break
+    return run
+
+
+@pytest.mark.parametrize("damage, told", [
+    (lambda path, rows: path.write_bytes(b"".join(rows[:-1]) + rows[-1][:9]), False), (lambda path, rows: path.write_bytes(b"".join(rows[:3])), False),
+    (lambda path, rows: path.write_bytes(b"".join(rows[:2])), True), (lambda path, rows: path.write_bytes(b"".join(rows[:2]) + rows[2][:9]), True),
+    (lambda path, rows: path.write_bytes(rows[0] + rows[2] + rows[3]), True), (lambda path, rows: path.write_bytes(b""), True),
+    (lambda path, rows: path.write_bytes(b"".join(rows).replace(b"1,0,", b"1,7,", 1)), True), (lambda path, rows: path.write_bytes(b"\0" * 500), True),
+    (lambda path, rows: path.unlink(), True), (lambda path, rows: path.unlink() or os.mkfifo(path), True),
+    (lambda path, rows: path.rename(path.with_suffix(".x")) and path.symlink_to(f"{path.stem}.x"), False), (lambda path, rows: None, False)])
+def test_rows_that_were_lost_or_changed_come_back(damage, told, tmp_path, capsys):
+    """Of both tables; it is said if they were of before the checkpoint; bitwise as if nothing had happened, scores too."""
+    run = half_done(tmp_path)
+    for name in ("log.csv", "eval.csv"):
+        rows = (run.folder / name).read_bytes().splitlines(keepends=True)
+        assert [row.split(b",")[0] for row in rows] == [b"step", b"1", b"2", b"3"]
+        damage(run.folder / name, rows)
+    capsys.readouterr()
+    run, agents = resumed(run)
+    out = capsys.readouterr().out.splitlines()
+    for name in ("log.csv", "eval.csv"):
+        assert (f"{name}: rows were lost or changed since the checkpoint; restored from it" in out) == told
+    for name in ("log.csv", "eval.csv"):
+        assert (run.folder / name).is_file() and not (run.folder / name).is_symlink()
+    train(run, agents)
+    run.report()
+    (tmp_path / "other").mkdir()
+    whole, agents = make_run(tmp_path / "other", eval_every=1, eval_episodes=1)
+    train(whole, agents)
+    whole.report()
+    for name in ("log.csv", "eval.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert run.scores == whole.scores and len(run.scores[0]) == 4
+
+
+def test_tables_that_cannot_be_written_are_one_line(tmp_path):
+    run = half_done(tmp_path)
+    (run.folder / "eval.csv").unlink()
+    (run.folder / "eval.csv").mkdir()
+    with pytest.raises(InputError, match="cannot write .*eval.csv"):
+        resumed(run)
+
+
+def test_tables_are_written_into_the_runs_own_folder_only(tmp_path):
+    """A folder from somebody else, killed before its first checkpoint, whose table is a link to nothing yet."""
+    run, agents = make_run(tmp_path)
+    (run.folder / "log.csv").symlink_to(tmp_path / "start.sh")
+    run, agents = resumed(run)
+    train(run, agents)
+    assert not (tmp_path / "start.sh").exists() and "\n4,0," in (run.folder / "log.csv").read_text()
+
+
+@pytest.mark.parametrize("change, match", [
+    ({"seeds": [0, 1]}, r"it was saved with --seeds \[0\], config.json has \[0, 1\]"), ({"updates": 1}, "--updates 4, config.json has 1"),
+    ({"alpha": 9.0}, "--alpha 2.5, config.json has 9.0"), ({"eval_env": "none"}, "--eval-env hopper-medium-v2, config.json has none")])
+def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, tmp_path):
+    folder = half_done(tmp_path).folder
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"args": config["args"] | change}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = run_script(SCRIPT, "--resume", folder)
+    assert code == 2 and re.search(f"checkpoint.pt: cannot be continued \\({'.*' if 'it was' not in match else ''}{match}", one_line(err)), err
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_may_change_on_resume(tmp_path):
+    run, agents = resumed(half_done(tmp_path), save_seconds=5.0, eval_workers=1, runs=tmp_path / "elsewhere")
+    assert run.step == 2
+    run._close()
+
+
+def agent_lacks(state):
+    del state["agents"][0]["step"]
+
+
+@pytest.mark.parametrize("change, match", [
+    (agent_lacks, "TD3BC and the checkpoint do not both have step"), (lambda s: s["agents"][0].update(more=1), "do not both have more"),
+    (lambda s: s["agents"].append(s["agents"][0]), "it has 2 agents after 2 updates, config.json 1 seeds and 4 updates"),
+    (lambda s: s.update(step=5), "it has 1 agents after 5 updates"), (lambda s: s["agents"][0].update(step={}), "TD3BC.step has another shape or kind"),
+    (lambda s: s["agents"][0].update(actor_stats=torch.ones(1)), "TD3BC.actor_stats has another shape"),
+    (lambda s: s["agents"][0]["actor"].update({"obs_mean": torch.ones(1)}), "size mismatch for obs_mean"),
+    (lambda s: s.update(rows={"log.csv": ""}), "KeyError: 'eval.csv'"), (lambda s: s.update(settings=None), "TypeError"),
+    (lambda s: s.update(rows={"log.csv": "", "eval.csv": "step,seed,score\n1,8,3\n"}), "KeyError: 8"),
+    (lambda s: s.update(waiting=[[2, 8, {}]]), "ValueError|not in tuple"),
+    (lambda s: s.pop("rows"), "an older version saved it, git [0-9a-f]{7,40}(-dirty)?; continue it with that one, or start a new run")])
+def test_a_checkpoint_that_is_not_the_runs_is_refused(change, match, tmp_path):
+    run = half_done(tmp_path)
+    state = read_checkpoint(run.folder / "checkpoint.pt")
+    change(state)
+    with whole(run.folder / "checkpoint.pt") as file:
+        save_sealed(state, file)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(InputError, match=f"checkpoint.pt: cannot be continued .*({match})"):
+        resumed(run)
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir()}
+
+
+def test_own_data_are_found_from_another_folder(tmp_path):
+    """Their path is given from where the run is started; another file of that name is refused."""
+    write_npz(tmp_path / "hopper.npz")
+    flags = script_flags(tmp_path, env="hopper.npz")
+    assert run_script(SCRIPT, *flags, cwd=tmp_path)[0] == 0
+    (folder,), there = (tmp_path / "runs").iterdir(), tmp_path / "there"
+    assert folder.name.startswith("td3_bc-hopper-2")
+    assert json.loads((folder / "config.json").read_text())["args"]["env"] == "hopper.npz"
+    there.mkdir()
+    write_npz(there / "hopper.npz", seed=1)
+    for _ in range(2):
+        code, out, err = run_script(SCRIPT, "--resume", folder, cwd=there)
+        assert code == 0 and "resumed at update 4" in out, err
+    folder.rename(there / folder.name)
+    (tmp_path / "hopper.npz").unlink()  # as if all had been moved there, with other data
+    code, _, err = run_script(SCRIPT, "--resume", folder.name, cwd=there)
+    assert code == 2 and re.search("its data had SHA-256 .*/there/hopper.npz has", one_line(err)), err
+    write_npz(there / "hopper.npz")
+    code, out, err = run_script(SCRIPT, "--resume", folder.name, cwd=there)
+    assert code == 0 and "resumed at update 4" in out, err
+
+
+# An agent of one's own: what update() gives, what can be saved
+
+
+def test_update_may_give_plain_numbers_and_tensors_of_any_type(tmp_path):
+    run, _ = make_run(tmp_path)
+    values = [1 / 3, 2**24 + 1, True, np.float64(1 / 3), np.int64(7), np.float32(0.1), torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(2**24 + 1),
+              torch.tensor(True), torch.tensor(0.5, dtype=torch.bfloat16), torch.tensor(0.1, requires_grad=True)]
+    run.log(1, [{f"x{i}": value for i, value in enumerate(values)}])
+    header, row = csv.reader((run.folder / "log.csv").read_text().splitlines())
+    assert header == ["step", "seed", *(f"x{i}" for i in range(len(values)))] and row[:2] == ["1", "0"]
+    assert list(map(float, row[2:])) == [float(value) for value in map(lambda v: v.detach() if isinstance(v, torch.Tensor) else v, values)]
+    assert float(row[3]) == float(row[9]) == 2**24 + 1
+
+
+@pytest.mark.parametrize("log, match", [
+    ({"loss": torch.zeros(2)}, r"update\(\) gave 'loss', a tensor \(2,\) torch.float32: give plain numbers"), ({"loss": torch.zeros(1)}, r"a tensor \(1,\)"),
+    ({"loss": "0.1"}, "'loss', a str"), ({"loss": None}, "a NoneType"), ({"loss": [1.0]}, "a list"), ({"loss": torch.tensor(1j)}, "complex64"),
+    ({"q": 1.0, "step": 3}, "'step'.*other names than step and seed"), ({"seed": 1.0}, "'seed'")])
+def test_what_update_may_not_give_is_refused_at_the_first(log, match, tmp_path):
+    run, _ = make_run(tmp_path, log_every=3)
+    with pytest.raises(InputError, match=match):
+        run.log(1, [log])
+    assert not (run.folder / "log.csv").exists()
+
+
+def test_names_that_change_write_no_torn_table(tmp_path):
+    """The order may; and a resumed run knows the names of before."""
+    run, _ = make_run(tmp_path)
+    run.log(1, [{"a": 1.0, "b": 2.0}])
+    run.log(2, [{"b": 4.0, "a": 3.0}])
+    run.save()
+    run, _ = resumed(run)
+    for log in ({"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "c": 1.0}):
+        with pytest.raises(InputError, match=r"update\(\) gave step, seed, a.*, and before step, seed, a, b: .*log.csv needs the same names"):
+            run.log(3, [log])
+    assert (run.folder / "log.csv").read_text() == "step,seed,a,b\n1,0,1.0,2.0\n2,0,3.0,4.0\n"
+
+
+def test_an_attribute_that_cannot_be_saved_is_refused_before_anything_is_made(tmp_path):
+    args = make_args(tmp_path)
+    agent = td3_bc.TD3BC(args, load_dataset(args.env), 0)
+    agent.history = [1, 2]
+    with pytest.raises(InputError, match="TD3BC.history: a checkpoint cannot save a list; keep state in modules"):
+        Run(args, [agent])
+    assert not (tmp_path / "runs").exists()
+    agent.history = None
+    run = Run(args, [agent])
+    agent.history = torch.zeros(3)  # a resume would refuse it
+    with pytest.raises(InputError, match="history came or went in training, and could not be resumed; give it its kind of value in __init__"):
+        run.save()
+
+
+def test_main_in_a_thread_and_on_an_ascii_terminal(tmp_path, monkeypatch):
+    """As a notebook may call it; Python has signals in the main thread only."""
+    told, errors = io.TextIOWrapper(io.BytesIO(), encoding="ascii"), []
+
+    def called():
+        try:
+            td3_bc.main(make_args(tmp_path, eval_workers=1, seeds=(0, 1)))
+        except BaseException as error:
+            errors.append(error)
+
+    monkeypatch.setattr(sys, "stdout", told)
+    thread = threading.Thread(target=called)
+    thread.start()
+    thread.join()
+    told.flush()
+    out = told.buffer.getvalue().decode("ascii")
+    assert errors == [] and "return " in out and " ? " in out and "mean ? std" in out
+
+
+def test_git_state_is_asked_without_a_shell(tmp_path, monkeypatch):
+    from common.run import _git
+
+    odd = tmp_path / "x'; touch PWNED; echo '$(touch PWNED)"
+    odd.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert _git(odd) == "" and _git(tmp_path / "none") == ""
+    git = ["git", "-C", str(odd), "-c", "user.name=x", "-c", "user.email=x"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", _git(odd)) and [path.name for path in tmp_path.iterdir()] == [odd.name]
+    config = json.loads((make_run(tmp_path)[0].folder / "config.json").read_text())
+    assert config["common"] == {"path": str(ROOT / "common"), "git": _git(ROOT)} and config["git"] == _git(ROOT)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _git(odd) == ""
+
+
 def test_resume_of_a_finished_run_reports_again(tmp_path):
     folder = finished_run(tmp_path).folder
     files = {name: (folder / name).read_bytes() for name in ("log.csv", "eval.csv")}
@@ -561,3 +790,55 @@ def test_tracking_is_offline_and_optional(tmp_path):
     (tmp_path / "probe.py").write_text(f"import runpy, sys\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nassert 'wandb' not in sys.modules")
     code, _, err = run_script(tmp_path / "probe.py", *script_flags(tmp_path))
     assert code == 0, err
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module that writes down what it is told."""
+    told = SimpleNamespace(runs=[], rows=[], metrics=[])
+    run = SimpleNamespace(log=told.rows.append, define_metric=lambda name, **options: told.metrics.append((name, options)))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: told.runs.append(options) or run))
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return told
+
+
+def test_a_tracked_run_stays_the_same_one(wandb, tmp_path, monkeypatch):
+    """By its id in config.json: through `.`, a link, another name, and in the project that the environment names."""
+    run, agents = make_run(tmp_path, track=True, env=str(tmp_path / "höpper:v2.npz") if write_npz(tmp_path / "höpper:v2.npz") is None else "")
+    ident = json.loads((run.folder / "config.json").read_text())["wandb_id"]
+    assert re.fullmatch("td3_bc-h-pper-v2-2[0-9-]+", ident)
+    run.save()
+    (tmp_path / "link").symlink_to(run.folder)
+    monkeypatch.chdir(run.folder)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    made = run.folder
+    for folder in (Path("."), tmp_path / "link", tmp_path / "renamed"):
+        if folder.name == "renamed":
+            made.rename(folder)
+        run.folder = folder
+        run, _ = resumed(run)
+    assert [options["id"] for options in wandb.runs] == [ident] * 4 and {options["resume"] for options in wandb.runs} == {"allow"}
+    assert [options["project"] for options in wandb.runs] == ["solo", "mine", "mine", "mine"]
+    assert {options["group"] for options in wandb.runs} == {f"td3_bc-{run.args.env}"[-128:]}
+    config = json.loads(Path("config.json").read_text())
+    del config["wandb_id"]  # of an older version
+    Path("config.json").write_text(json.dumps(config))
+    run.folder = Path(".")
+    resumed(run)
+    assert wandb.runs[-1]["id"] == "renamed"
+
+
+def test_step_is_the_axis_of_everything_that_is_tracked(wandb, tmp_path):
+    run, agents = make_run(tmp_path, track=True, seeds=(3, 1))
+    train(run, agents)
+    run.report()
+    assert wandb.metrics == [("step", {}), ("*", {"step_metric": "step"})]
+    assert [row["step"] for row in wandb.rows if "log/seed3/critic_loss" in row] == [1, 2, 3, 4]
+    assert [(row["step"], row["eval/seed1/score"]) for row in wandb.rows if "eval/seed1/score" in row] == [(2, run.scores[1][0]), (4, run.scores[1][1])]
+    assert all(isinstance(value, (int, float)) for row in wandb.rows for value in row.values())
+
+
+def test_tracking_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="--track: .*wandb login, set WANDB_MODE=offline, or leave it out: --resume"):
+        make_run(tmp_path, track=True)

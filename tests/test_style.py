@@ -246,6 +246,17 @@ def test_papers_numbers():
             assert -50 < float(row["mean"]) < 200 and 0 <= float(row["std"] or 0) < 100 and "-v" in row["dataset"], row
 
 
+def test_no_shell():
+    """Names of folders, flags and files reach other programs as lists of arguments: nothing in them is a command."""
+    for path in [path for path in ROOT.rglob("*.py") if path.is_relative_to(ROOT) and not path.relative_to(ROOT).parts[0].startswith(".")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords} if called else {}
+            assert called not in ("getoutput", "getstatusoutput", "system", "create_subprocess_shell") and ast.unparse(node.func) != "os.popen" \
+                if called else True, (path, ast.unparse(node))
+            assert given.get("shell", "False") == "False", (path, ast.unparse(node))
+
+
 @every_algorithm
 def test_update_needs_no_host(path):
     source = path.read_text()
