@@ -231,7 +231,10 @@ def _episodes(env, dataset):
     import h5py
     if (path := minari_folder(env) / "main_data.hdf5").exists():
         with h5py.File(path) as file:
-            file.visititems_links(lambda key, link: stored(file, key))
+            keys = []
+            file.visit_links(keys.append)
+            for key in keys:
+                stored(file, key)
     parts = {key: [] for key in (*REQUIRED, "next_observations", "ends")}
     for e in dataset.iterate_episodes():
         with np.errstate(over="ignore"):
