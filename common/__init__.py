@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -34,10 +33,14 @@ def friendly():
 
     At the end nothing waits for workers, and Ctrl-C, which would come in the middle of the end, is ignored.
     """
+<<<<<<< HEAD
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # for a terminal that knows only ASCII
     main, raised = threading.current_thread() is threading.main_thread(), [-math.inf]
+=======
+    main, raised = _in_main_thread(), [-math.inf]
+>>>>>>> d1349f2 (Tests of evaluations: bounds, limits, stopping, workers that hang; pools are ended however a script ends)
 
     def interrupt(*_):  # a second of two fast Ctrl-C would come in the middle of what the first one ends
         if time.monotonic() - raised[0] > 1:
@@ -93,9 +96,13 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Fresh worker processes that leave Ctrl-C to their parent and do not outlive it, however it ends."""
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     _pools.add(pool)
-    with _held_back():
-        for _ in range(workers):  # each starts a process
-            pool.submit(int)
+    try:
+        with _held_back():
+            for _ in range(workers):  # each starts a process
+                pool.submit(int)
+    except BaseException:
+        end_workers(pool)
+        raise
     return pool
 
 
@@ -108,22 +115,29 @@ def end_workers(*pools, idle: bool = False) -> None:
         for process in [] if idle else list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(cancel_futures=True)
+        _pools.discard(pool)
 
 
-_pools = weakref.WeakSet()
+_pools = set()  # those that are not ended
 
 
 @contextlib.contextmanager
 def _held_back():
     """Ctrl-C comes only afterwards; processes started inside never get it, and so are quiet even while they start."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came, main, masks = [], _in_main_thread(), hasattr(signal, "pthread_sigmask")  # Windows has none
+    handler = main and signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    mask = masks and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        masks and signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        main and signal.signal(signal.SIGINT, handler)
+        came and signal.raise_signal(signal.SIGINT)
+
+
+def _in_main_thread() -> bool:
+    """The only one that may set handlers of signals, and gets them."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _follow_parent():

@@ -62,8 +62,8 @@ def evaluation_task(data, eval_env: str) -> str | None:
     task, why = {"auto": data.task, "none": None}.get(eval_env, eval_env), ""
     if eval_env == "auto" and task and "/" in task:
         import minari
-        dataset = minari.load_dataset(task)
-        if not (dataset.env_spec or dataset.eval_env_spec):
+        facts = minari.load_dataset(task).storage.metadata
+        if not (facts.get("env_spec") or facts.get("eval_env_spec")):
             task, why = None, f" ({task} is stored without an environment)"
     if not task:
         print(f"no evaluation{why}: name a task with --eval-env, for example --eval-env hopper-medium-v2")

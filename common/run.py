@@ -262,7 +262,7 @@ class Run:
 
     def _restore(self):
         path = self.folder / "checkpoint.pt"
-        if path.exists():  # else the run was killed before its first checkpoint, and starts again
+        if os.path.lexists(path):  # else the run was killed before its first checkpoint, and starts again
             state = read_checkpoint(path)
             try:
                 self._put_back(state)

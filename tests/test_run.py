@@ -658,7 +658,7 @@ def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
     run, agents = make_run(tmp_path, eval_workers=1)
     (worker,) = run.evaluator.pool._processes.values()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match="worker died .*; see --eval-workers 0. Training is saved at update [24]; continue with python"):
+    with pytest.raises(RunError, match="worker died .*; see --eval-workers 0. Training is saved at update [234]; continue with python"):
         train(run, agents)
         run.evaluate(4, last=True)  # waits for it
     run._close()

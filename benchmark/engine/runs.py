@@ -153,6 +153,10 @@ class Run:
         if agents != len(self.seeds):
             raise InputError(f"{path}: has agents of {agents} seeds, config.json {len(self.seeds)}; one is of another "
                              "run, train it again")
+        mine, its = self.config["args"], saved.get("settings", {})  # of older versions there are none
+        if other := [flag for flag in its if mine.get(flag) != its[flag]]:
+            raise InputError(f"{path}: was saved with {other[0]} {its[other[0]]}, config.json has {mine.get(other[0])}; "
+                             "one is of another run, or changed")
         return saved
 
     @cached_property
