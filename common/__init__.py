@@ -33,14 +33,10 @@ def friendly():
 
     At the end nothing waits for workers, and Ctrl-C, which would come in the middle of the end, is ignored.
     """
-<<<<<<< HEAD
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # for a terminal that knows only ASCII
-    main, raised = threading.current_thread() is threading.main_thread(), [-math.inf]
-=======
     main, raised = _in_main_thread(), [-math.inf]
->>>>>>> d1349f2 (Tests of evaluations: bounds, limits, stopping, workers that hang; pools are ended however a script ends)
 
     def interrupt(*_):  # a second of two fast Ctrl-C would come in the middle of what the first one ends
         if time.monotonic() - raised[0] > 1:
