@@ -208,7 +208,7 @@ def _read_minari(env):
         if strange := [path.name for path in files if not path.is_dir() and irregular(path)]:
             raise ValueError(f"{strange[0]} is no regular file")
         facts = json.loads((minari_folder(env) / "metadata.json").read_text(encoding="utf-8"))
-        if not isinstance(facts["observation_space"], str) or not isinstance(facts["action_space"], str):
+        if not {"observation_space", "action_space"} <= set(facts):
             raise ValueError("its metadata lacks the spaces")  # Minari would make the environment that the file names
         dataset = minari.load_dataset(env)
         for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
