@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,9 +309,27 @@ def resumed(run, **flags):
     return Run(args, agents), agents
 
 
-def half_done(tmp_path, **flags):
-    """A run of four updates whose checkpoint is of the second, and whose tables go on to the third."""
-    run, agents = make_run(tmp_path, eval_every=1, eval_episodes=1, **flags)
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Two runs of four updates: one whose checkpoint is of the second, and whose tables go on to the third; one that is finished."""
+    runs = []
+    for name in ("half", "whole"):
+        run, agents = make_run(tmp_path_factory.mktemp(name), eval_every=1, eval_episodes=1)
+        runs.append(run)
+        if name == "whole":
+            train(run, agents)
+            run.report()
+            return runs
+        interrupted(run, agents)
+
+
+@pytest.fixture
+def half_done(both, tmp_path):
+    """A copy of the first, to be damaged."""
+    return SimpleNamespace(folder=Path(shutil.copytree(both[0].folder, tmp_path / both[0].folder.name)), args=both[0].args, _close=lambda: None)
+
+
+def interrupted(run, agents):
     for step in run.steps(3):
         if step == 3:
             run.save()
@@ -318,7 +337,6 @@ def half_done(tmp_path, **flags):
         run.evaluate(step)
         if step == 3:
             break
-    return run
 
 
 @pytest.mark.parametrize("damage, told", [
@@ -328,9 +346,9 @@ def half_done(tmp_path, **flags):
     (lambda path, rows: path.write_bytes(b"".join(rows).replace(b"1,0,", b"1,7,", 1)), True), (lambda path, rows: path.write_bytes(b"\0" * 500), True),
     (lambda path, rows: path.unlink(), True), (lambda path, rows: path.unlink() or os.mkfifo(path), True),
     (lambda path, rows: path.rename(path.with_suffix(".x")) and path.symlink_to(f"{path.stem}.x"), False), (lambda path, rows: None, False)])
-def test_rows_that_were_lost_or_changed_come_back(damage, told, tmp_path, capsys):
+def test_rows_that_were_lost_or_changed_come_back(damage, told, half_done, both, capsys):
     """Of both tables; it is said if they were of before the checkpoint; bitwise as if nothing had happened, scores too."""
-    run = half_done(tmp_path)
+    run, whole = half_done, both[1]
     for name in ("log.csv", "eval.csv"):
         rows = (run.folder / name).read_bytes().splitlines(keepends=True)
         assert [row.split(b",")[0] for row in rows] == [b"step", b"1", b"2", b"3"]
@@ -344,21 +362,16 @@ def test_rows_that_were_lost_or_changed_come_back(damage, told, tmp_path, capsys
         assert (run.folder / name).is_file() and not (run.folder / name).is_symlink()
     train(run, agents)
     run.report()
-    (tmp_path / "other").mkdir()
-    whole, agents = make_run(tmp_path / "other", eval_every=1, eval_episodes=1)
-    train(whole, agents)
-    whole.report()
     for name in ("log.csv", "eval.csv"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert run.scores == whole.scores and len(run.scores[0]) == 4
 
 
-def test_tables_that_cannot_be_written_are_one_line(tmp_path):
-    run = half_done(tmp_path)
-    (run.folder / "eval.csv").unlink()
-    (run.folder / "eval.csv").mkdir()
+def test_tables_that_cannot_be_written_are_one_line(half_done):
+    (half_done.folder / "eval.csv").unlink()
+    (half_done.folder / "eval.csv").mkdir()
     with pytest.raises(InputError, match="cannot write .*eval.csv"):
-        resumed(run)
+        resumed(half_done)
 
 
 def test_tables_are_written_into_the_runs_own_folder_only(tmp_path):
@@ -373,8 +386,8 @@ def test_tables_are_written_into_the_runs_own_folder_only(tmp_path):
 @pytest.mark.parametrize("change, match", [
     ({"seeds": [0, 1]}, r"it was saved with --seeds \[0\], config.json has \[0, 1\]"), ({"updates": 1}, "--updates 4, config.json has 1"),
     ({"alpha": 9.0}, "--alpha 2.5, config.json has 9.0"), ({"eval_env": "none"}, "--eval-env hopper-medium-v2, config.json has none")])
-def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, tmp_path):
-    folder = half_done(tmp_path).folder
+def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, half_done):
+    folder = half_done.folder
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"args": config["args"] | change}))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -383,8 +396,8 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, tmp_path
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_may_change_on_resume(tmp_path):
-    run, agents = resumed(half_done(tmp_path), save_seconds=5.0, eval_workers=1, runs=tmp_path / "elsewhere")
+def test_what_may_change_on_resume(half_done, tmp_path):
+    run, agents = resumed(half_done, save_seconds=5.0, runs=tmp_path / "elsewhere")
     assert run.step == 2
     run._close()
 
@@ -403,8 +416,8 @@ def agent_lacks(state):
     (lambda s: s.update(rows={"log.csv": "", "eval.csv": "step,seed,score\n1,8,3\n"}), "KeyError: 8"),
     (lambda s: s.update(waiting=[[2, 8, {}]]), "ValueError|not in tuple"),
     (lambda s: s.pop("rows"), "an older version saved it, git [0-9a-f]{7,40}(-dirty)?; continue it with that one, or start a new run")])
-def test_a_checkpoint_that_is_not_the_runs_is_refused(change, match, tmp_path):
-    run = half_done(tmp_path)
+def test_a_checkpoint_that_is_not_the_runs_is_refused(change, match, half_done):
+    run = half_done
     state = read_checkpoint(run.folder / "checkpoint.pt")
     change(state)
     with whole(run.folder / "checkpoint.pt") as file:
