@@ -62,7 +62,7 @@ def _make(name, physics, options):
     except ImportError as error:
         raise InputError(f"{name}: {error}; pip install 'gymnasium[mujoco]', or {without}") from None
     if "/" in name:
-        if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):  # it leads out of Minari's folder; a dataset's environment is code
+        if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):  # leads out of Minari's folder, to code
             raise InputError(f"{name}: is no Minari id, as D4RL/pen/human-v2 is; {without}")
         import minari
         try:
