@@ -304,7 +304,8 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
     critic = read_run(args.critic) if args.critic else None
     all_runs = [run for runs in agents.values() for run, _ in runs]
     scripts = own_scripts(args.script, all_runs + [critic] * bool(critic))
-    targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args, scripts) for run, seeds in runs]
+    targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args, scripts)
+                       for run, seeds in runs]
                for agent, runs in agents.items()}
     rows = []
     for agent, group in targets.items():

@@ -36,8 +36,8 @@ def table(ablation: bool, small: bool) -> Table:
     columns |= {"td3_bc": Column("td3_bc", "--updates 30000")} if small else {}
     columns |= {name: Column("rorl", f"{rorl} {off}") for name, off in LOSSES.items()} if ablation else {}
     if small:
-        return Table(name="rorl_attacks_small" + ".ablation" * ablation, title="RORL, small attack models", columns=columns,
-                     datasets=("hopper-medium-replay-v2",), seeds=(0,))
+        return Table(name="rorl_attacks_small" + ".ablation" * ablation, title="RORL, small attack models",
+                     columns=columns, datasets=("hopper-medium-replay-v2",), seeds=(0,))
     return Table(name="rorl_attacks" + ".ablation" * ablation, title="RORL, attack models", columns=columns,
                  datasets=("halfcheetah-medium-v2", "walker2d-medium-v2", "hopper-medium-v2"))
 

@@ -39,7 +39,7 @@ ROBOTS = "hopper", "walker2d", "halfcheetah"
 class Args(grid.Args):
     robots: tuple[Literal["hopper", "walker2d", "halfcheetah"], ...] = ()  # default: all; stand-ins: that have them
     noise: Literal["random", "medium"] = "random"  # what expert data are mixed with
-    expectiles: Annotated[tuple[float, ...], within("(0, 1)")] = ()  # of IQL, the best is taken; default: its own 0.7 only
+    expectiles: Annotated[tuple[float, ...], within("(0, 1)")] = ()  # of IQL, the best is taken; default: 0.7 only
     mixtures: Path | None = None  # folder of the mixtures; default: in the cache
     rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
 

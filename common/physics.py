@@ -30,7 +30,7 @@ def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max
     """A Gymnasium environment for a D4RL name (hopper, halfcheetah, walker2d, ant) or a Minari id.
 
     `physics`: `d4rl` (model patch, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's
-    v5; a Minari id gets the environment stored with it. `bounds`: actions are taken in [-1, 1], and the environment gets
+    v5; a Minari id gets the environment stored with it. `bounds`: actions are taken in [-1, 1], the environment gets
     low + (action + 1) / 2 * (high - low). `max_episode_steps`: in place of the environment's own limit; without either
     it is LIMIT. InputError: no simulator installed, or none here for this task.
     """

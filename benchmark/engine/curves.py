@@ -67,8 +67,8 @@ class Group:
 
 
 def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
-    """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over, and so,
-    with a line, are whole ones that no run writes, or a file that cannot be read."""
+    """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over, and
+    so, with a line, are whole ones that no run writes, or a file that cannot be read."""
     path, found, bad = run.folder / "eval.csv", {}, 0
     try:
         header, *rows = csv.reader(text_of(path, errors="replace").replace("\0", "?").splitlines() or ["step,seed"])

@@ -63,10 +63,9 @@ class Args:
     updates: Count | None = None  # gradient steps in place of the paper's: a table of its own; few get 10 evaluations
     standin: bool = False  # stand-in data in place of D4RL's: a table of its own
     data: tuple[str, ...] = ()  # files in place of D4RL's: hopper-medium-replay-v2=replay.npz; a table of its own
-    jobs: Annotated[int | None, within("[1, 4096]")] = None  # processes at a time; default: one per GPU, or as many as the cores allow
+    jobs: Annotated[int | None, within("[1, 4096]")] = None  # processes at a time; default: one a GPU, or by cores
     cpus: Annotated[int, within("[1, 4096]")] = 1  # threads of a run; on a CPU, its last digits depend on them
-    gpus: Annotated[tuple[int, ...], within("[0, 4096]")] = ()  # processes take them in turn, several on each with
-    # more --jobs; default: all
+    gpus: Annotated[tuple[int, ...], within("[0, 4096]")] = ()  # taken in turn, with more --jobs several runs on each
     ray: str = ""  # a Ray cluster places the runs: its address, or local for one on this machine
     gpu_share: Annotated[float | None, within("[0, 4096]")] = None  # with Ray: GPUs of a run, 0.25 for four on each
     retries: Annotated[int, within("[0, 1e6]")] = 3  # times that a run which was killed goes on

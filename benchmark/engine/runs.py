@@ -155,8 +155,8 @@ class Run:
                              "run, train it again")
         mine, its = self.config["args"], saved.get("settings", {})  # of older versions there are none
         if other := [flag for flag in its if mine.get(flag) != its[flag]]:
-            raise InputError(f"{path}: was saved with {other[0]} {its[other[0]]}, config.json has {mine.get(other[0])}; "
-                             "one is of another run, or changed")
+            raise InputError(f"{path}: was saved with {other[0]} {its[other[0]]}, config.json has {mine.get(other[0])}"
+                             "; one is of another run, or changed")
         return saved
 
     @cached_property
@@ -218,7 +218,7 @@ def read_run(folder: Path) -> Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """All runs in a folder of run folders, oldest first; what is broken, not ours to read or gone by now is passed over.
+    """All runs in a folder of run folders, oldest first; what is broken, not ours to read or gone is passed over.
 
     InputError: the folder itself cannot be read.
     """

@@ -148,8 +148,8 @@ def few(rows: list[dict]) -> str:
     if not cells:
         return ""
     told = ["one seed has no std"] * (1 in cells)
-    told += [f"with {n} the 95% interval of the mean is ± {stats.t.ppf(0.975, n - 1) / np.sqrt(n - 1):.1f} times the std"
-             for n in (2, 3, 4) if n in cells]
+    half = {n: stats.t.ppf(0.975, n - 1) / np.sqrt(n - 1) for n in (2, 3, 4) if n in cells}
+    told += [f"with {n} the 95% interval of the mean is ± {times:.1f} times the std" for n, times in half.items()]
     return f"Fewer than five seeds in {len(cells)} cell{'s' * (len(cells) > 1)}: {', '.join(told)}."
 
 
