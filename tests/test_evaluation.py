@@ -228,6 +228,16 @@ def test_a_worker_that_hangs_is_ended_when_the_run_is_stopped(at, minari_line, t
     assert len(saved["waiting"]) == (34 if ahead else 4) and not (run.folder / "result.json").exists()
 
 
+def test_a_worker_that_hangs_is_ended_when_the_run_is_stopped_at_its_last_update(minari_line, tmp_path):
+    run = make_run(tmp_path, minari_line("solo/late-v0"), "runs", max_episode_steps=10**12, eval_workers=1)
+    (worker,) = run.evaluator.pool._processes.values()
+    with pytest.raises(KeyboardInterrupt, match="stopped at update 2; continue with"):
+        for step in run.steps(2):
+            run.evaluate(step)
+            step == 2 and signal.raise_signal(signal.SIGINT)
+    assert not worker.is_alive()
+
+
 def test_a_signal_to_all_processes_is_no_dead_worker(minari_line, tmp_path):
     """SLURM and timeout(1) do that; the worker may be the quicker one."""
     run = make_run(tmp_path, minari_line("solo/all-v0"), "runs", max_episode_steps=10**12, eval_workers=1, updates=50)
@@ -256,16 +266,19 @@ def test_an_actor_that_outputs_nan_is_named_before_it_acts(minari_line, tmp_path
 
 
 def test_ctrl_c_while_workers_start_comes_afterwards(monkeypatch):
-    submit, jobs, workers = ProcessPoolExecutor.submit, [], []
+    submit, jobs, workers, end = ProcessPoolExecutor.submit, [], [], threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
 
     def interrupted(pool, *job):
         signal.raise_signal(signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # another thread may get this one
+        signal.pthread_kill(other.ident, signal.SIGINT)  # the system may choose any thread for it
         jobs.append(submit(pool, *job))
         workers[:] = pool._processes.values()
     monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker_pool(2)
+    end.set()
     assert len(jobs) == 2 and workers and not any(worker.is_alive() for worker in workers)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -319,6 +332,7 @@ def test_ctrl_c_while_an_error_is_printed_changes_nothing(tmp_path):
                 signal.raise_signal(signal.SIGINT)
                 file.flush()
         file, sys.stderr = sys.stderr, Slow()
+        common.time = type("", (), {"monotonic": staticmethod(iter(range(0, 10**6, 2)).__next__)})
         """)
     assert (code, err) == (130, "\ninterrupted\n")
 
