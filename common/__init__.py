@@ -48,6 +48,10 @@ def friendly():
     try:
         try:
             yield
+        except Exception:
+            if raised[0] > -math.inf:  # a library has made an error of its own of Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
         finally:
             if main:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,7 +97,7 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     _pools.add(pool)
     try:
-        with _held_back():
+        with held_back():
             for _ in range(workers):  # each starts a process
                 pool.submit(int)
     except BaseException:
@@ -118,7 +122,7 @@ _pools = set()  # those that are not ended
 
 
 @contextlib.contextmanager
-def _held_back():
+def held_back():
     """Ctrl-C comes only afterwards; processes started inside never get it, and so are quiet even while they start."""
     came, main, masks = [], _in_main_thread(), hasattr(signal, "pthread_sigmask")  # Windows has none
     handler = main and signal.signal(signal.SIGINT, lambda *_: came.append(1))

@@ -14,7 +14,7 @@ from multiprocessing import parent_process
 
 import numpy as np
 
-from common import InputError
+from common import InputError, held_back
 
 ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
@@ -89,11 +89,12 @@ def _make(name, physics, options):
 def _no_renderer():
     """MuJoCo loads the renderer that MUJOCO_GL names when it is imported, and fails without it; here nothing renders.
 
-    Gymnasium's own rendering reads the variable later, and finds it as it was.
+    Gymnasium's own rendering reads the variable later, and finds it as it was. Ctrl-C would become an ImportError.
     """
     renderer = os.environ.pop("MUJOCO_GL", None)
     try:
-        yield
+        with held_back():
+            yield
     finally:
         if renderer is not None:
             os.environ["MUJOCO_GL"] = renderer

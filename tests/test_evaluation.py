@@ -321,6 +321,33 @@ def test_the_second_of_two_fast_ctrl_c_does_not_interrupt_what_the_first_one_end
     assert (code, out, err) == (130, "saved\n", "\ninterrupted\n")
 
 
+def test_an_error_that_a_library_makes_of_ctrl_c_is_none(tmp_path):
+    code, _, err = ended(tmp_path, """
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise ImportError("initialization failed") from None
+        """)
+    assert (code, err) == (130, "\ninterrupted\n")
+
+
+def test_ctrl_c_while_mujoco_is_imported_comes_afterwards(tmp_path):
+    (tmp_path / "mujoco.py").write_text("""import os, signal
+try:
+    signal.raise_signal(signal.SIGINT)
+    print("imported", signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), flush=True)
+except BaseException:
+    raise ImportError("initialization failed") from None
+""")
+    (tmp_path / "script.py").write_text("""from common import friendly
+from common.physics import make_env
+with friendly():
+    make_env("hopper-medium-v2")
+""")
+    code, out, err = run_script(tmp_path / "script.py", env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}, real=True)
+    assert (code, out, err) == (130, "imported True\n", "\ninterrupted\n")
+
+
 def test_ctrl_c_while_an_error_is_printed_changes_nothing(tmp_path):
     code, _, err = ended(tmp_path, "signal.raise_signal(signal.SIGINT)", """
         class Slow:
