@@ -6,6 +6,7 @@ larger counted), and walker2d_v5.xml has another right foot. Patched, replayed m
 """
 
 import contextlib
+import importlib
 import os
 import re
 import warnings
@@ -66,7 +67,9 @@ def _make(name, physics, options):
             raise InputError(f"{name}: is no Minari id, as D4RL/pen/human-v2 is; {without}")
         import minari
         try:
-            return minari.load_dataset(name).recover_environment(eval_env=True, **options)
+            dataset = minari.load_dataset(name)
+            _check_spec(dataset.storage.metadata)
+            return dataset.recover_environment(eval_env=True, **options)
         except Exception as error:  # gymnasium, minari and the environment's package have their own kinds
             raise InputError(f"{name}: Minari cannot make its environment ({error}); {without}") from None
     robot = name.split("-")[0]
@@ -83,6 +86,20 @@ def _make(name, physics, options):
     finally:
         mujoco.set_mju_user_warning(handler)
     return _d4rl_wrapper(env, robot)
+
+
+def _check_spec(facts):
+    """ValueError: a Minari dataset's facts name something to call that is no Gymnasium environment or wrapper."""
+    import gymnasium
+    if not (text := facts.get("eval_env_spec") or facts.get("env_spec")):
+        raise ValueError("it is stored without one")
+    spec = gymnasium.envs.registration.EnvSpec.from_json(text)
+    wrappers = spec.additional_wrappers or ()
+    for name, kind in [(spec.entry_point, gymnasium.Env), *((w.entry_point, gymnasium.Wrapper) for w in wrappers)]:
+        module, _, attribute = str(name).partition(":")
+        found = getattr(importlib.import_module(module), attribute, None)
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise ValueError(f"it names {name}, which is no gymnasium.{kind.__name__}")
 
 
 @contextlib.contextmanager

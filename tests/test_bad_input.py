@@ -24,10 +24,14 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium  # noqa: F401  here, and not in each fork
 import h5py
+import minari  # noqa: F401
+import mujoco  # noqa: F401
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # noqa: F401
 
 from benchmark import attacks, plot
 from benchmark.engine.runs import agent_class, find_runs

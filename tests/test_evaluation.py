@@ -9,6 +9,7 @@ import textwrap
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import minari
@@ -91,6 +92,27 @@ def args_of(tmp_path, **flags):
 
 def scaled(data, low=LOW, high=HIGH):
     return replace(data, source=data.source | {"action_low": low, "action_high": high})
+
+
+# What a dataset names
+
+
+@pytest.mark.parametrize("entry_point, wrapper", [
+    ("os:system", None), ("builtins:exec", None), ("subprocess:Popen", None), ("nowhere_at_all:Env", None), (f"{__name__}:make_env", None), ("os", None),
+    (None, "os:system"), (None, f"{__name__}:Line")])
+def test_only_installed_environments_and_wrappers_are_made(entry_point, wrapper, minari_line, tmp_path, monkeypatch):
+    """Gymnasium would call whatever the metadata of a dataset name, with the arguments that stand there."""
+    name = minari_line(f"solo/evil{abs(hash((entry_point, wrapper)))}-v0", steps=5)
+    assert make_env(name).action_space == Line.action_space
+    path = Path(os.environ["MINARI_DATASETS_PATH"], name, "data/metadata.json")
+    facts = json.loads(path.read_text())
+    spec, command = json.loads(facts["env_spec"]), {"command": f"touch {tmp_path}/PWNED"}
+    spec |= {"entry_point": entry_point, "kwargs": command} if entry_point else {"additional_wrappers": [{"name": "x", "entry_point": wrapper, "kwargs": command}]}
+    path.write_text(json.dumps(facts | {"env_spec": json.dumps(spec)}))
+    monkeypatch.setattr(os, "system", lambda command: Path(tmp_path, "PWNED").touch())
+    with pytest.raises(InputError, match="Minari cannot make its environment"):
+        make_env(name)
+    assert not (tmp_path / "PWNED").exists()
 
 
 # Actions in the data's own bounds
@@ -369,14 +391,14 @@ def test_ctrl_c_while_an_error_is_printed_changes_nothing(tmp_path):
 
 def test_minari_data_without_an_environment_train_without_evaluation(minari_line, tmp_path, capsys):
     name = minari_line("solo/bare-v0", env=False)
-    data = replace(make_data(), task=name)
+    data = load_dataset(name)
     assert evaluation_task(data, "auto") is None
     assert "no evaluation (solo/bare-v0 is stored without an environment): name a task with --eval-env" in capsys.readouterr().out
     assert evaluation_task(data, "hopper-medium-v2") == "hopper-medium-v2" and evaluation_task(data, name) == name
     with pytest.raises(InputError, match="solo/bare-v0: Minari cannot make its environment .*--eval-env none"):
         Evaluator(name, data, args_of(tmp_path))
     kept = minari_line("solo/kept-v0")
-    assert evaluation_task(replace(data, task=kept), "auto") == kept
+    assert evaluation_task(load_dataset(kept), "auto") == kept
     code, out, err = run_script(ROOT / "algorithms/td3_bc.py", "--env", name, "--updates", 3, "--batch-size", 4, "--runs", tmp_path / "runs")
     assert code == 0 and out.count("no evaluation (solo/bare-v0 is stored") == 1, err
     (folder,) = (tmp_path / "runs").iterdir()

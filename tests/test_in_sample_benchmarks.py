@@ -70,8 +70,8 @@ def test_an_own_file_has_its_own_runs_and_no_published_number(standin, tmp_path)
 
 
 @pytest.mark.parametrize("words, match", [
-    (["hopper-medium-replay-v2"], "give NAME=FILE"), (["hoper=a.npz"], "hoper is not a dataset of this table"), ([f"{NAME}=b.npz"], "there is no file .*b.npz"),
-    ([f"{NAME}=config.json"], "that ends in .hdf5"), ([f"{NAME}=a.npz", f"{NAME}=a.npz"], "a name once"), (["antmaze-umaze-v2=a.npz"], "no simulator for antmaze-umaze-v2")])
+    (["hopper-medium-replay-v2"], "give NAME=FILE"), (["hoper=a.npz"], "hoper is not a dataset of this table"), ([f"{NAME}=b.npz"], "there is no .npz or HDF5 file .*b.npz"),
+    ([f"{NAME}=config.json"], "there is no .npz or HDF5 file .*config.json"), ([f"{NAME}=a.npz", f"{NAME}=a.npz"], "a name once"), (["antmaze-umaze-v2=a.npz"], "no simulator for antmaze-umaze-v2")])
 def test_bad_own_files(words, match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path / "a.npz")

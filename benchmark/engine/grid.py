@@ -24,7 +24,7 @@ from benchmark.engine.jobs import CHANGED, Cell, Job, Own, busy, cell, fcntl, ho
 from benchmark.engine.runs import Run, duration, find_runs, flags
 from common import InputError, friendly
 from common.args import Count, Seeds, cli, usable_device, within
-from common.sources import D4RL, SUFFIXES, cache_file
+from common.sources import D4RL, cache_file
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")
             for level in ("random", "medium", "medium-expert", "medium-replay", "expert"))
@@ -127,8 +127,8 @@ class Grid:
                 raise InputError(f"--data {word}: {name} is not a dataset of this table ({self.table.name})")
             if not simulated(name):
                 raise InputError(f"--data {word}: there is no simulator for {name} here, it would get no score")
-            if file.suffix not in SUFFIXES or not os.path.isfile(file):
-                raise InputError(f"--data {word}: there is no file {file} that ends in {', '.join(SUFFIXES)}")
+            if not os.path.isfile(file) or file.open("rb").read(4) not in (b"PK\3\4", b"\x89HDF"):
+                raise InputError(f"--data {word}: there is no .npz or HDF5 file {file}")
             own[name] = Own(file, name)
         return own
 
