@@ -184,8 +184,6 @@ def read_config(folder: Path) -> dict:
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
 
 
-
-
 def _saved_args(Args, folder):
     """A run's args, by the command line that gives them: what nobody could have typed, its config.json may not say."""
     config, words = read_config(folder), []

@@ -60,7 +60,7 @@ def action_bounds(source: dict) -> Bounds | None:
 def evaluation_task(data, eval_env: str) -> str | None:
     """What --eval-env names; auto: the data's own. None, with a line, where there is nothing to evaluate on."""
     task, why = {"auto": data.task, "none": None}.get(eval_env, eval_env), ""
-    if eval_env == "auto" and not data.source.get("env", True):
+    if eval_env == "auto" and "/" in str(task) and not data.source["env"]:
         task, why = None, f" ({task} is stored without an environment)"
     if not task:
         print(f"no evaluation{why}: name a task with --eval-env, for example --eval-env hopper-medium-v2")

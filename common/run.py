@@ -50,6 +50,8 @@ class Run:
             raise InputError(str(error)) from None
         if self.evaluator:
             self.evaluator.stopped = lambda: self.stop
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # as `friendly` does: also where a person's own code calls main
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         keep_memory()
         self.folder = args.resume or self._create()

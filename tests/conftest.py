@@ -47,6 +47,9 @@ def isolated_session(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def isolated_test(isolated_session, tmp_path_factory, monkeypatch):
     isolate(monkeypatch, tmp_path_factory.mktemp("folders"))
+    yield
+    if signal.getsignal(signal.SIGINT) != signal.default_int_handler:  # common.friendly leaves it as a script ends
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

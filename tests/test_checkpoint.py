@@ -126,3 +126,9 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "checkpoint.pt.part").symlink_to(tmp_path / "precious")
     assert read_checkpoint(sealed(tmp_path))["step"] == 3 and (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_forged_checkpoint_has_a_seal_too(tmp_path):
+    """What a seal does not say (SECURITY.md): who saved it."""
+    forged = read_checkpoint(sealed(tmp_path)) | {"step": 4}
+    assert read_checkpoint(sealed(tmp_path, forged))["step"] == 4

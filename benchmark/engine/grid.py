@@ -11,10 +11,12 @@ import shlex
 import signal
 import sys
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import h5py
 import torch
 
 from benchmark.engine import tables
@@ -127,7 +129,7 @@ class Grid:
                 raise InputError(f"--data {word}: {name} is not a dataset of this table ({self.table.name})")
             if not simulated(name):
                 raise InputError(f"--data {word}: there is no simulator for {name} here, it would get no score")
-            if not os.path.isfile(file) or file.open("rb").read(4) not in (b"PK\3\4", b"\x89HDF"):
+            if not (os.path.isfile(file) and (zipfile.is_zipfile(file) or h5py.is_hdf5(file))):
                 raise InputError(f"--data {word}: there is no .npz or HDF5 file {file}")
             own[name] = Own(file, name)
         return own

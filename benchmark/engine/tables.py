@@ -10,7 +10,7 @@ from scipy import stats
 from benchmark.engine import page
 from benchmark.engine.curves import TIMES, Group
 from benchmark.engine.files import whole
-from benchmark.engine.runs import SCORES, digest, flags
+from benchmark.engine.runs import IGNORED, SCORES, digest, flags
 
 PAPERS = Path(__file__).parents[1] / "papers"
 
@@ -164,7 +164,8 @@ def stem(grid) -> str:
     args, part = grid.args, bool(grid.args.datasets or grid.args.columns or grid.args.seeds)
     changed = bool(args.updates or grid.extra)
     what = (list(grid.datasets), sorted(set(args.columns)), sorted(grid.seeds)) if part else ()
-    how = (args.updates, sorted(flags(list(grid.extra)).items())) if changed else ()
+    given = {name: value for name, value in flags(list(grid.extra)).items() if name.replace("-", "_") not in IGNORED}
+    how = (args.updates, sorted(given.items())) if changed else ()
     files = [(name, grid.own[name].sha256) for name in sorted(grid.own) if name not in grid.table.own]
     return (grid.table.name + ".standin" * args.standin + ".data" * bool(args.data) + ".changed" * changed
             + ".part" * part + f".{digest(what, how, files)}" * bool(what or how or files))
