@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import InputError, RunError, keep_memory, lock
-from common.args import FREE, read_config
+from common import InputError, RunError, friendly, keep_memory, lock  # noqa: F401
+from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
 from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
 
