@@ -86,7 +86,7 @@ class Dataset:
     def subset(self, index: Tensor) -> "Dataset":
         """Some rows (M,) int64, ascending, as a dataset with statistics of its own.
 
-        A gap ends an episode; what was done after the row before it stays known.
+        A gap ends an episode; the action that followed the row before the gap stays known.
         """
         episode = torch.searchsorted(self.episodes[:, 1].contiguous(), index.cpu(), right=True)
         cuts = (((episode.diff() > 0) | (index.cpu().diff() > 1)).nonzero()[:, 0] + 1).tolist()
@@ -104,19 +104,18 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A), rewards
     (N,), terminals (N,), and next_observations (N, S) or timeouts (N,) or both. `view`: d4rl, the papers'
     `qlearning_dataset` (no rows that a timeout cuts, no last row; only their actions stay, as next actions); next_obs,
-    every row, timeouts as ordinary ones; auto, d4rl for D4RL names and files without next_observations, whose true
-    ends all stay.
-    `reward`: a key of REWARDS. `standin`: may one of `standin_rows` replace a D4RL dataset that cannot be had.
-    `action_low`, `action_high`: bounds of the file's actions, a number or one for each dimension, scaled to [-1, 1];
-    without, those in the file (arrays of these names) or of Minari's action space, else -1 and 1. InputError: what is
-    wrong, in one line, and what to do.
+    every row, timeouts as ordinary ones; auto, d4rl for D4RL names and for files without next_observations (whose
+    true ends all stay), else next_obs. `reward`: a key of REWARDS. `standin`: may a stand-in of `standin_rows` rows
+    replace a D4RL dataset that cannot be had? `action_low`, `action_high`: bounds of the actions, a number or one for
+    each dimension, which are scaled to -1 and 1; without, those in the file (arrays of these names) or of Minari's
+    action space, else -1 and 1. InputError: what is wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
         raise InputError(f"--reward {reward} is unknown; choose from {', '.join(REWARDS)}")
     arrays, source = read_arrays(env, standin, standin_rows, action_low, action_high)
     if view == "auto":
         view = "d4rl" if source["kind"] in ("d4rl", "standin") or "next_observations" not in arrays else "next_obs"
-    columns, keep, episodes, last_next_action = _view(arrays, view, env, D4RL.get(env))
+    columns, keep, episodes, last_next_action = transitions(arrays, view, env, D4RL.get(env))
     sizes = [column.shape[1] for column in columns[:2]]
     del arrays  # so that no more than it and `rows` are ever in memory
     rows = _side_by_side(columns, keep)
@@ -133,19 +132,14 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
 
 
 def transitions(arrays: dict, view: str, name: str, facts: dict | None = None
-                ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
-    """[obs, action, reward, next_obs, done] of a view, its episodes' bounds (E, 2) and `last_next_action` (E, A).
+                ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray | None]:
+    """[obs, action, reward, next_obs, done] of all rows, which of them the view keeps (bool), the bounds (E, 2) of its
+    episodes among these, and `last_next_action` (E, A).
 
     next_obs: the file's own, else the next row's; at a terminal row of a file without (masked), the row's own.
     last_next_action: the view d4rl drops the row of a timeout, so that row's action follows the last kept one; the view
     next_obs keeps it, and what would have been done after it is unknown: None.
     """
-    columns, keep, episodes, last_next_action = _view(arrays, view, name, facts)
-    return [column[keep] for column in columns], episodes, last_next_action
-
-
-def _view(arrays, view, name, facts):
-    """As `transitions`, but columns of all rows, and which of them are kept (N,)."""
     obs, terminals, next_obs = arrays["observations"], arrays["terminals"], arrays.get("next_observations")
     if view != "d4rl" and (view != "next_obs" or next_obs is None):
         raise InputError(f"{name}: no view {view}; there are d4rl and, for files with `next_observations`, next_obs")
@@ -170,7 +164,7 @@ def _view(arrays, view, name, facts):
 
 
 def _side_by_side(columns, keep) -> np.ndarray:
-    """(kept rows, sum of sizes) float32 of a list of columns, which is emptied: each is let go once it is copied."""
+    """Kept rows of a list of columns in one float32 array. The list is emptied: a column goes once it is copied."""
     sizes = [column[0].size for column in columns]
     rows, step = np.empty((keep.sum(), sum(sizes)), np.float32), max(1, 2**16 // max(sizes))
     while columns:

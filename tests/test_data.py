@@ -219,11 +219,12 @@ def test_random_flags_equal_the_loop(seed, with_next):
     rows, numbers, labels = qlearning_loop(f)
     rows[:, 7:11] = (f["next_observations"] if with_next else np.where(f["terminals"][:, None], f["observations"],
                                                                         np.roll(f["observations"], -1, axis=0)))[numbers]
-    columns, episodes, _ = transitions(f, "d4rl", "f", D4RL["ant-medium-v2"])
-    np.testing.assert_array_equal(np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1), rows)
+    columns, keep, episodes, _ = transitions(f, "d4rl", "f", D4RL["ant-medium-v2"])
+    np.testing.assert_array_equal(np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1)[keep], rows)
     assert episodes.tolist() == bounds(labels)
     if with_next:
-        columns, episodes, _ = transitions(f, "next_obs", "f", None)
+        columns, keep, episodes, _ = transitions(f, "next_obs", "f", None)
+        assert keep.all()
         np.testing.assert_array_equal(columns[3], f["next_observations"])
         np.testing.assert_array_equal(columns[4], f["terminals"])
         ends = np.flatnonzero(f["terminals"] | f["timeouts"] | (np.arange(40) == 39)) + 1

@@ -44,10 +44,10 @@ def read(name: str, standin: bool, rows: int) -> View:
     arrays, source = read_arrays(name, standin, rows)
     if standin and source["kind"] != "standin":
         raise InputError(f"D4RL's own {name} is in the cache; leave --standin out, or set SOLO_CACHE to another folder")
-    columns, episodes, _ = transitions(arrays, "d4rl", name, D4RL[name])
-    ends = np.zeros(len(columns[0]), bool)
+    columns, keep, episodes, _ = transitions(arrays, "d4rl", name, D4RL[name])
+    ends = np.zeros(keep.sum(), bool)
     ends[episodes[:, 1] - 1] = True
-    return View(columns, ends)
+    return View([column[keep] for column in columns], ends)
 
 
 def tag(names: tuple[str, ...], standin: bool, rows: int) -> str:
