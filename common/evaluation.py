@@ -23,7 +23,7 @@ def evaluate(actor, task: str, episodes: int = 10, seed: int = 0, physics: str =
     """Play E = `episodes` whole episodes with the deterministic action, `actor.act(obs (E, S) float32) -> (E, A)`.
 
     Environment i starts from reset(seed + 100 + i), always, as TD3+BC's authors do. Returns returns (E,), lengths (E,).
-    KeyboardInterrupt as soon as `stopped()`, which is asked before every step. The others: as `make_env`.
+    KeyboardInterrupt as soon as `stopped()`, which is asked before every step. The other arguments: as `make_env`.
     """
     envs, device = _environments(episodes, task, physics, bounds, max_episode_steps), next(actor.parameters()).device
     threads = torch.get_num_threads()
@@ -68,7 +68,7 @@ def evaluation_task(data, eval_env: str) -> str | None:
 
 
 def normalized_score(task: str | None, returns):
-    """100 (return - ref_min) / (ref_max - ref_min), D4RL's references or the Minari dataset's own; None without."""
+    """100 (return - ref_min) / (ref_max - ref_min), by D4RL's references or the Minari dataset's own; None without."""
     low, high = _references(task)
     return None if low is None or high is None else 100.0 * (returns - low) / (high - low)
 
@@ -84,27 +84,28 @@ def _references(task):
     return None, None
 
 
-def _job(actor, episodes, seed, world, **options):
-    start, (task, *world) = time.perf_counter(), world
-    return *evaluate(pickle.loads(actor), task, episodes, seed, *world, **options), time.perf_counter() - start
+def _job(actor, task, *others):
+    start = time.perf_counter()
+    return *evaluate(pickle.loads(actor), task, *others), time.perf_counter() - start
 
 
 class Evaluator:
     """Evaluations in the order they were asked for, by worker processes or, with 0 workers, inline: the same numbers.
 
     `waiting`: (step, seed, actor's weights, future) of what is not delivered; a checkpoint keeps the first three.
-    `stopped`: a function that says whether to stop; then nothing is waited for, and what was under way stays `waiting`.
+    `stopped`: a function that says whether to stop. Then nothing is waited for; what is under way stays in `waiting`.
     InputError at once, not at the first evaluation: an unknown task, no simulator for it, data of other sizes or scale.
     """
 
     def __init__(self, task: str, data, args):
         bounds, limit = action_bounds(data.source), getattr(args, "max_episode_steps", None)
-        self.episodes, self.world, self.stopped = args.eval_episodes, (task, args.physics, bounds, limit), lambda: False
+        self.task, self.episodes, self.world = task, args.eval_episodes, (args.physics, bounds, limit)
+        self.stopped = lambda: False
         if "/" not in task and task not in D4RL:
             raise InputError(f"{task}: no D4RL task of this name; see --eval-env")
         env = make_env(task, args.physics, max_episode_steps=limit)
-        sizes = (data.obs_size,), (data.action_size,)
-        if sizes != (here := (env.observation_space.shape, env.action_space.shape)):
+        sizes, here = ((data.obs_size,), (data.action_size,)), (env.observation_space.shape, env.action_space.shape)
+        if sizes != here:
             raise InputError(f"{task} ({args.physics} physics) has observations {here[0]} and actions {here[1]}, the "
                              f"data {sizes[0]} and {sizes[1]}; name the data's own task with --eval-env, or none")
         _check_bounds(env.action_space, task, bounds)
@@ -117,12 +118,12 @@ class Evaluator:
         actor, start = copy.deepcopy(actor).cpu(), time.perf_counter()
         if len(self.waiting) >= 32:  # do not run ahead for ever
             self._wait()
-        job, future = (pickle.dumps(actor), self.episodes, seed, self.world), Future()
+        job, future = (pickle.dumps(actor), self.task, self.episodes, seed, *self.world), Future()
         try:
             if self.pool:
                 future = self.pool.submit(_job, *job)
             else:
-                future.set_result(_job(*job, stopped=self.stopped))
+                future.set_result(_job(*job, self.stopped))
         except KeyboardInterrupt:
             if not self.stopped():
                 raise
