@@ -42,11 +42,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.engine.figures import attack_figure
-from benchmark.engine.files import check_folder, whole
+from benchmark.engine.files import whole
 from benchmark.engine.runs import Run, label, load_agent, named, read_run
 from common import InputError, friendly
 from common.args import cli, usable_device, within
 from common.evaluation import action_bounds, normalized_score
+from common.files import check_folder
 from common.physics import make_env
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)

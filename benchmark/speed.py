@@ -36,11 +36,12 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from benchmark.engine.files import check_folder, whole
+from benchmark.engine.files import whole
 from benchmark.engine.runs import ROOT, arguments, digest, script_of
 from benchmark.engine.speed_worker import PEERS
 from common import InputError, friendly
 from common.args import cli, usable_device, within
+from common.files import check_folder
 from common.physics import ROBOTS, make_env
 
 WORKER, DATA_ROWS = Path(__file__).parent / "engine/speed_worker.py", 100_000

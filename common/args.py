@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -16,6 +15,7 @@ import torch
 import tyro
 
 from common import InputError
+from common.files import check_folder, text_of
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -81,7 +81,8 @@ def cli(Args, argv: list[str] | None = None, default=None, description: str = ""
         why, *more = re.split(r" (?=Argument helptext:|Perhaps you meant:|For full helptext)", text)
         why = why.removeprefix("Error parsing ").removeprefix(f"{Args.__name__}: ").rstrip(".")
         near = [flag for part in more if part[0] == "P" for flag in re.findall(r"--[a-z][\w-]*", part)][:3]
-        raise InputError(f"{why}; {f'did you mean {chr(32).join(near)}? ' * bool(near)}see --help") from None
+        advice = f"did you mean {' '.join(near)}? see --help" if near else "see --help"
+        raise InputError(f"{why}; {advice}") from None
     return check(args)
 
 
@@ -153,13 +154,7 @@ def _checked(args, here):
     if args.eval_env not in ("auto", "none") and "/" not in args.eval_env and args.eval_env not in D4RL:
         raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, none or auto")
     if here and not args.resume:
-        there = next(path for path in (args.runs, *args.runs.absolute().parents) if os.path.exists(path))
-        try:
-            with contextlib.suppress(FileNotFoundError):  # what is not there yet is made, if its name can be one
-                args.runs.stat()
-            tempfile.TemporaryFile(dir=there).close()
-        except OSError as error:
-            raise InputError(f"--runs {args.runs}: nothing can be written to {there} ({error.strerror})") from None
+        check_folder(args.runs, "--runs")
     return args
 
 
@@ -168,13 +163,8 @@ def read_config(folder: Path) -> dict:
 
     InputError: no run, or one whose file is broken.
     """
-    path, size = folder / "config.json", 2**24
     try:
-        if not path.is_file():  # a FIFO would wait for ever
-            raise ValueError("it has no config.json")
-        if path.stat().st_size > size:
-            raise ValueError(f"its config.json has more than {size:,} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(text_of(folder / "config.json", 2**24))
         fields = config | {f"args.{flag}": config["args"].get(flag) for flag in ("seeds", "env", "updates")}
         if wrong := [name for name, kind in KINDS.items() if not kind(fields[name])]:
             raise ValueError(f"its {wrong[0]} is {json.dumps(fields[wrong[0]])[:40]}")

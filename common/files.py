@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,27 @@ def irregular(path) -> str:
     if os.path.isfile(path):
         return ""
     return "is no regular file, but a folder, pipe, device or socket" if os.path.exists(path) else "no such file"
+
+
+def text_of(path: Path, most: int = 2**28, errors: str = "strict") -> str:
+    """A file's text. OSError, ValueError: it cannot be read, is not regular or is huge."""
+    size = os.stat(path).st_size  # FileNotFoundError, where there is none
+    if why := irregular(path):
+        raise ValueError(f"it {why}")
+    if size > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
+def check_folder(folder: Path, flag: str = "--out") -> None:
+    """InputError: nothing can be written there. For what writes only much later; makes nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    try:
+        with contextlib.suppress(FileNotFoundError):  # what is not there yet is made, if its name can be one
+            os.stat(folder)
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise InputError(f"cannot write {folder} ({error}); choose another folder with {flag}") from None
 
 
 @contextlib.contextmanager

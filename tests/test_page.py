@@ -162,7 +162,7 @@ def test_curves_of_different_steps_and_torn_rows(tmp_path, capsys):
     os.mkfifo(tmp_path / "b/eval.csv")
     for _ in range(2):
         assert Group("hopper-medium-v2", "rorl", {2: two}).curve is None
-    assert capsys.readouterr().err == f"passed over: {tmp_path}/b/eval.csv: cannot be read (it is no regular file)\n"  # told once
+    assert capsys.readouterr().err == f"passed over: {tmp_path}/b/eval.csv: cannot be read (it is no regular file, but a folder, pipe, device or socket)\n"  # told once
     pen = write_run(tmp_path / "c", env="d4rl/pen/human-v2", raw=True)
     assert Group("d4rl/pen/human-v2", "rorl", {0: pen}).curve.mean.tolist() == [100.0, 300.0] and Group("x", "y", {}).times() == {}
 

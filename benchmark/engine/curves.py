@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.engine.runs import TIMES, Run, pass_over, text_of
+from benchmark.engine.runs import TIMES, Run, pass_over
 from common import InputError
+from common.files import text_of
 
 
 @dataclass

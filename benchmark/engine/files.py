@@ -2,21 +2,9 @@
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from common import InputError
-
-
-def check_folder(folder: Path, hint: str = " with --out") -> None:
-    """InputError: nothing can be written there. For what computes long before it writes; makes nothing."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-    try:
-        with contextlib.suppress(FileNotFoundError):  # what is not there yet is made, if its name can be one
-            os.stat(folder)
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise InputError(f"cannot write {folder} ({error}); choose another folder{hint}") from None
 
 
 @contextlib.contextmanager

@@ -21,11 +21,11 @@ import torch
 
 from benchmark.engine import tables
 from benchmark.engine.executors import Local, Ray
-from benchmark.engine.files import check_folder
 from benchmark.engine.jobs import CHANGED, Cell, Job, Own, busy, cell, fcntl, hold, simulated
 from benchmark.engine.runs import Run, duration, find_runs, flags
 from common import InputError, friendly
 from common.args import Count, Seeds, cli, usable_device, within
+from common.files import check_folder
 from common.sources import D4RL, cache_file
 
 GYM = tuple(f"{robot}-{level}-v2" for robot in ("halfcheetah", "hopper", "walker2d")

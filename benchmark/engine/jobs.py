@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmark.engine.runs import Run, arguments, find_runs, script_of, settings
 from common import InputError, lock
+from common.files import sha256
 from common.physics import ROBOTS
 
 try:
@@ -42,10 +43,7 @@ class Own:
 
     @cached_property
     def sha256(self) -> str:
-        if not os.path.isfile(self.file):
-            return ""
-        with open(self.file, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.file) if os.path.isfile(self.file) else ""
 
 
 @dataclass(frozen=True)

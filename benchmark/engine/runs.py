@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shlex
-import stat
 import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,6 +22,7 @@ from common import InputError
 from common.args import parse, read_config
 from common.checkpoint import read_checkpoint
 from common.data import Dataset
+from common.files import text_of
 
 ROOT = Path(__file__).parents[2]
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
@@ -196,16 +196,6 @@ def deeper(value, levels: int) -> bool:
     """Are there more levels of lists and dictionaries in it?"""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
     return inside is not None and (levels < 1 or any(deeper(item, levels - 1) for item in inside))
-
-
-def text_of(path: Path, most: int = 2**28, errors: str = "strict") -> str:
-    """A file's text. OSError, ValueError: it cannot be read, is no regular file (a pipe waits for ever) or is huge."""
-    facts = os.stat(path)
-    if not stat.S_ISREG(facts.st_mode):
-        raise ValueError("it is no regular file")
-    if facts.st_size > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def read_run(folder: Path) -> Run:
