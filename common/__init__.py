@@ -29,16 +29,14 @@ class RunError(RuntimeError):
 
 @contextlib.contextmanager
 def friendly():
-    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C before training: 130.
+    """Around a script's main. InputError: one line, exit code 2; RunError: one line, 1; Ctrl-C: one line, 130.
 
-    At the end nothing waits for workers, and Ctrl-C, which would come in the middle of the end, is ignored.
+    At the end workers are killed, and Ctrl-C is ignored.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # for a terminal that knows only ASCII
-    main, raised = _in_main_thread(), [-math.inf]
+    plain_streams()
+    main, raised = in_main_thread(), [-math.inf]
 
-    def interrupt(*_):  # a second of two fast Ctrl-C would come in the middle of what the first one ends
+    def interrupt(*_):  # the second of two fast Ctrl-C would interrupt what the first one has started to end
         if time.monotonic() - raised[0] > 1:
             raised[0] = time.monotonic()
             raise KeyboardInterrupt
@@ -65,12 +63,19 @@ def friendly():
     except (MemoryError, RuntimeError) as error:  # of NumPy and of PyTorch, on a CPU or a GPU
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
             raise
-        why = str(error).strip().splitlines()[:1]
-        print(f"error: out of memory ({''.join(why)[:200]}); take fewer --seeds or a smaller batch", file=sys.stderr)
+        why = str(error).strip().partition("\n")[0][:200]
+        print(f"error: out of memory ({why}); take fewer --seeds or a smaller batch", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def plain_streams() -> None:
+    """A terminal that knows only ASCII shows ? for other signs, and ends no script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def lock(path) -> int | None:
@@ -107,7 +112,7 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def end_workers(*pools, idle: bool = False) -> None:
-    """End pools' processes, all pools' if none is named: `idle` ones by themselves, else at once, whatever they do.
+    """End the processes of these pools, or of all: `idle` ones end by themselves, others are killed.
 
     They are waited for: Python 3.11 may print a traceback if they end while it exits.
     """
@@ -124,7 +129,7 @@ _pools = set()  # those that are not ended
 @contextlib.contextmanager
 def held_back():
     """Ctrl-C comes only afterwards; processes started inside never get it, and so are quiet even while they start."""
-    came, main, masks = [], _in_main_thread(), hasattr(signal, "pthread_sigmask")  # Windows has none
+    came, main, masks = [], in_main_thread(), hasattr(signal, "pthread_sigmask")  # Windows has none
     handler = main and signal.signal(signal.SIGINT, lambda *_: came.append(1))
     mask = masks and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
     try:
@@ -135,8 +140,8 @@ def held_back():
         came and signal.raise_signal(signal.SIGINT)
 
 
-def _in_main_thread() -> bool:
-    """The only one that may set handlers of signals, and gets them."""
+def in_main_thread() -> bool:
+    """Only the main thread may set handlers of signals, and only it gets them."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -146,7 +151,7 @@ def _follow_parent():
 
 
 def one_clone(script: str | None) -> None:
-    """InputError: `script`, the file that was started, is another clone's than this `common`."""
+    """InputError: `script`, the file that was started, lies in another clone than this `common`."""
     here, clone = Path(__file__).resolve().parents[1], Path(script or __file__).resolve().parents[1]
     if clone != here and (clone / "common/__init__.py").is_file():
         raise InputError(f"{script} is of {clone}, but Python finds `common` in {here}: two clones, one environment. "

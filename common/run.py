@@ -12,7 +12,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict
 from importlib.metadata import distributions
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import InputError, RunError, friendly, keep_memory, lock  # noqa: F401
+from common import InputError, RunError, friendly, in_main_thread, keep_memory, lock, plain_streams  # noqa: F401
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
 from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
@@ -50,8 +49,7 @@ class Run:
             raise InputError(str(error)) from None
         if self.evaluator:
             self.evaluator.stopped = lambda: self.stop
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # as `friendly` does: also where a person's own code calls main
+        plain_streams()  # as `friendly` does: also where a person's own code calls main
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         keep_memory()
         self.folder = args.resume or self._create()
@@ -103,8 +101,7 @@ class Run:
     @contextlib.contextmanager
     def _stoppable(self):
         """Ctrl-C and SIGTERM, as often as they come, only set `stop` meanwhile: nothing is left half done."""
-        main = threading.current_thread() is threading.main_thread()  # no other gets signals
-        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread() else ()
         handlers = {number: signal.signal(number, lambda *_: setattr(self, "stop", 1)) for number in numbers}
         try:
             yield
