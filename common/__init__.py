@@ -20,7 +20,8 @@ class InputError(ValueError):
     """Something the user can mend: scripts print it as one line and exit with code 2."""
 
     def __str__(self):
-        return " ".join(super().__str__().split())  # libraries' messages, quoted in ours, have line breaks
+        text = " ".join(super().__str__().split())  # libraries' messages, quoted in ours, have line breaks
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # a folder's text steers no terminal
 
 
 class RunError(RuntimeError):
@@ -152,8 +153,9 @@ def _follow_parent():
 
 def one_clone(script: str | None) -> None:
     """InputError: `script`, the file that was started, lies in another clone than this `common`."""
-    here, clone = Path(__file__).resolve().parents[1], Path(script or __file__).resolve().parents[1]
-    if clone != here and (clone / "common/__init__.py").is_file():
+    here, above = Path(__file__).resolve().parents[1], Path(script or __file__).resolve().parents
+    clone = next((folder for folder in above if (folder / "common/d4rl.csv").is_file()), here)
+    if clone != here and "site-packages" not in str(script):  # pytest's, say, of an environment inside a clone
         raise InputError(f"{script} is of {clone}, but Python finds `common` in {here}: two clones, one environment. "
                          f"Choose by pip install -e {clone}, or by PYTHONPATH={clone}")
 

@@ -37,12 +37,15 @@ def test_a_copy_elsewhere_is_nobodys_clone(tmp_path):
     (tmp_path / "common").mkdir()
     one_clone(str(tmp_path / "ideas/mine.py"))  # some folder of that name
     (tmp_path / "common/__init__.py").touch()
-    with pytest.raises(InputError, match="two clones"):
-        one_clone(str(tmp_path / "ideas/mine.py"))
+    one_clone(str(tmp_path / "ideas/mine.py"))  # somebody's package of that name
+    (tmp_path / "common/d4rl.csv").touch()
+    for deep in ("ideas/mine.py", "algorithms/mine/first/idea.py"):
+        with pytest.raises(InputError, match="two clones"):
+            one_clone(str(tmp_path / deep))
 
 
 @pytest.mark.parametrize("error, code, told", [
-    (InputError("a\n b"), 2, "error: a b\n"), (RunError("it diverged"), 1, "error: it diverged\n"), (KeyboardInterrupt("stopped"), 130, "\nstopped\n"),
+    (InputError("a\n b"), 2, "error: a b\n"), (InputError("ü \x1b[2J\x07"), 2, "error: ü \\x1b[2J\\x07\n"), (RunError("it diverged"), 1, "error: it diverged\n"), (KeyboardInterrupt("stopped"), 130, "\nstopped\n"),
     (MemoryError("Unable to allocate 9 TiB"), 1, "error: out of memory (Unable to allocate 9 TiB); take fewer --seeds or a smaller batch\n"),
     (RuntimeError("CUDA out of memory. Tried\nto"), 1, "error: out of memory (CUDA out of memory. Tried); take fewer --seeds or a smaller batch\n"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "error: out of memory ([enforce fail] "
