@@ -242,7 +242,8 @@ class Run:
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
         state = {"step": self.step, "seconds": self.seconds, "data": self.data.source["sha256"],
-                 "settings": self._settings(), "rows": {name: "".join(rows) for name, rows in self.rows.items()},
+                 "facts": facts(self.config), "settings": self._settings(),
+                 "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
                  "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
                  "evaluation": [self.evaluator.seconds, self.evaluator.waited] if self.evaluator else []}
@@ -278,6 +279,8 @@ class Run:
                              "that one, or start a new run")
         if state["data"] != (here := self.data.source["sha256"]):
             raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
+        if other := unlike(self.config, state):
+            raise ValueError(other)
         mine, its = self._settings(), state["settings"]
         if other := [flag for flag in its if mine.get(flag) != its[flag]]:
             raise ValueError(f"it was saved with --{other[0].replace('_', '-')} {its[other[0]]}, config.json has "

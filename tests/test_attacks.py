@@ -378,12 +378,19 @@ def test_a_table_is_named_after_what_it_holds(copies, tmp_path):
     assert {path.stem: path.read_bytes() for path in out.glob("*.csv")} == tables
 
 
+def without_facts(folder):
+    """A checkpoint as an older version left it: then config.json is believed."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save({key: value for key, value in state.items() if key != "facts"}, folder / "checkpoint.pt")
+
+
 def from_a_file(folder, script, source, algorithm=None):
     """A run's folder as if a file of the user's own had trained it."""
     script.parent.mkdir(exist_ok=True)
     script.write_text(source)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"algorithm": algorithm or script.stem, "command": f"{script} --env x"}))
+    without_facts(folder)
     return folder
 
 
@@ -436,6 +443,7 @@ def test_bad_runs(copies, tmp_path):
                            (walker, {"obs_std": [1.0] * 17, "task": "walker2d-medium-v2"}), (wrong, {"obs_std": ["x"]}), (sizes, {"task": "walker2d-medium-v2"})):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | change))
+        without_facts(folder)
     source = (ROOT / "algorithms/td3_bc.py").read_text()
     from_a_file(free, tmp_path / "imitation.py", source.replace("self.critics", "self.scorers"))  # without critics
     from_a_file(two, tmp_path / "two.py", source.replace("def main", "class Other(TD3BC):\n    pass\n\n\ndef main", 1))

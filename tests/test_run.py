@@ -21,8 +21,9 @@ import pytest
 import torch
 
 from algorithms import td3_bc
+from benchmark.engine.runs import read_run
 from common import InputError, RunError
-from common.args import cli, parse, within
+from common.args import cli, parse, unlike, within
 from common.checkpoint import read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
@@ -394,6 +395,22 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, half_don
     code, _, err = run_script(SCRIPT, "--resume", folder)
     assert code == 2 and re.search(f"checkpoint.pt: cannot be continued \\({'.*' if 'it was' not in match else ''}{match}", one_line(err)), err
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("change, match", [
+    ({"algorithm": "my_idea"}, "algorithm td3_bc, config.json has my_idea"), ({"physics": "stock"}, "physics d4rl, config.json has stock"),
+    ({"task": None}, "task hopper-medium-v2, config.json has None"), ({"obs_std": [1.0] * 11}, "obs_std"),
+    ({"data": {"action_low": [-2.0] * 3}}, "action_low None, config.json has")])
+def test_facts_that_are_not_the_checkpoints_are_refused(change, match, half_done):
+    """What an attack takes from config.json; and a checkpoint of a copy with the same flags and networks, but another loss."""
+    path, state = half_done.folder / "config.json", read_checkpoint(half_done.folder / "checkpoint.pt")
+    config = json.loads(path.read_text())
+    assert unlike(config, state) == "" == unlike(config | change, {})  # of an older version
+    path.write_text(json.dumps(config | change | {"data": config["data"] | change.get("data", {})}))
+    with pytest.raises(InputError, match=f"checkpoint.pt: cannot be continued .it was saved with {match}"):
+        resumed(half_done)
+    with pytest.raises(InputError, match=f"checkpoint.pt: does not fit .it was saved with {match}"):
+        read_run(half_done.folder).checkpoint
 
 
 def test_what_may_change_on_resume(half_done, tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from common import InputError
-from common.args import parse, read_config
+from common.args import parse, read_config, unlike
 from common.checkpoint import read_checkpoint
 from common.data import Dataset
 from common.files import text_of
@@ -153,6 +153,8 @@ class Run:
         if agents != len(self.seeds):
             raise InputError(f"{path}: has agents of {agents} seeds, config.json {len(self.seeds)}; one is of another "
                              "run, train it again")
+        if other := unlike(self.config, saved):
+            raise InputError(f"{path}: does not fit ({other}); one is of another run, or changed")
         mine, its = self.config["args"], saved.get("settings", {})  # of older versions there are none
         if other := [flag for flag in its if mine.get(flag) != its[flag]]:
             raise InputError(f"{path}: was saved with {other[0]} {its[other[0]]}, config.json has {mine.get(other[0])}"
