@@ -531,6 +531,21 @@ def test_a_bad_folder_stops_nobodys_grid(tmp_path, capsys):
     assert err.count("passed over: ") == err.count("\n") == len(BROKEN) + 4, (told, err)
 
 
+@pytest.mark.parametrize("what", ["locks", "log"])
+def test_links_and_pipes_in_the_place_of_locks_and_logs(what, tmp_path):
+    """A folder of runs from somebody else: nothing is written through a link, and no pipe is waited for."""
+    job = make(TABLE, ["--seeds", "0", "--runs", str(tmp_path / "runs"), *map(str, TINY)]).jobs(False)[0]
+    path, mine = job.log if what == "log" else job.locks[0], tmp_path / "mine.txt"
+    path.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for put in (lambda: path.symlink_to(mine), lambda: os.mkfifo(path)):
+        put()
+        with pytest.raises(InputError, match="cannot (start|write)"):
+            work(job)
+        path.unlink()
+    assert mine.read_text() == "mine" and not find_runs(tmp_path / "runs")
+
+
 def test_a_folder_that_goes_meanwhile_or_cannot_be_read(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "r", "td3_bc", "--env hopper-medium-v2")
     write_run(tmp_path / "gone", "td3_bc", "--env hopper-medium-v2", seeds=(1,), scores=None)

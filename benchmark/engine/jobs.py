@@ -138,7 +138,7 @@ def hold(job: Job) -> list | None:
     with contextlib.ExitStack() as stack:
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            files = [stack.enter_context(open(path, "w")) for path in job.locks]
+            files = [stack.enter_context(_opened(path)) for path in job.locks]
             for file in files:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -147,6 +147,11 @@ def hold(job: Job) -> list | None:
             raise InputError(f"cannot write to {job.log.parent} ({error}); choose another folder with --runs") from None
         stack.pop_all()
     return files
+
+
+def _opened(path):
+    """A file to append to. OSError: a link, which would lead elsewhere, or a pipe, which would wait for ever."""
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
 
 
 def busy(run: Run | None) -> bool:
@@ -210,7 +215,7 @@ def _train(job, held, gpu, follow, stopped) -> tuple[int, list[str]]:
         environment |= {"SOLO_MIRRORS": "", "D4RL_DATASET_DIR": os.devnull}
     before = ["-c", FOLLOW, str(os.getpid())] if follow and sys.platform == "linux" else []
     try:
-        with open(job.log, "ab") as log:
+        with _opened(job.log) as log:
             start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, *before, *job.command[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
