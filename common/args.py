@@ -153,6 +153,8 @@ def _checked(args, here):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
     if args.eval_env not in ("auto", "none") and "/" not in args.eval_env and args.eval_env not in D4RL:
         raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, none or auto")
+    if args.env in D4RL and args.action_low + args.action_high:
+        raise InputError(f"{args.env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
     if here and not args.resume:
         check_folder(args.runs, "--runs")
     return args

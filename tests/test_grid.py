@@ -274,6 +274,11 @@ def test_bad_flags_of_scripts_that_make_data(module, words, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_bounds_of_actions_are_not_for_d4rls_names(tmp_path):
+    with pytest.raises(InputError, match="hopper-medium-v2: D4RL's actions are in .-1, 1.; leave --action-low and --action-high out"):
+        make(TABLE, ["--runs", str(tmp_path), "--", "--action-low", "-2", "--action-high", "2"])
+
+
 def test_windows(tmp_path):
     """Without fcntl and resource: a table script tells in one line what it needs, plot.py and attacks.py work."""
     (tmp_path / "windows.py").write_text(f"""import runpy, sys
