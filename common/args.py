@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from common import InputError
-from common.files import BOUNDS, check_folder, text_of
+from common.files import check_folder, text_of
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -174,19 +174,6 @@ def read_config(folder: Path) -> dict:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
-
-
-def facts(config: dict) -> dict:
-    """What a config.json says beside the flags on which an agent and its attacks depend; a checkpoint keeps it."""
-    bounds = {name: config["data"].get(name) for name in BOUNDS}
-    return bounds | {name: config.get(name) for name in ("algorithm", "task", "physics", "dataset_source", "obs_std")}
-
-
-def unlike(config: dict, state: dict) -> str:
-    """How a config.json differs from the facts in a checkpoint, if it has any; else an empty string."""
-    here, its = facts(config), state.get("facts") or {}
-    return next((f"it was saved with {name} {its[name]}, config.json has {here.get(name)}"[:300]
-                 for name in its if here.get(name) != its[name]), "")
 
 
 def _saved_args(Args, folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from common import InputError
+from common.files import BOUNDS
 
 SEAL = 64  # hexadecimal digits of a SHA-256
 
@@ -90,6 +91,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict:
             state = torch.load(str(path) if mmap else file, weights_only=True, map_location="cpu", mmap=mmap)
         agents = state["agents"]
         if not (type(state["step"]) is int and state["step"] >= 0 and type(state["seconds"]) in (int, float)
+                and 0 <= state["seconds"] < 1e300  # not nan
                 and isinstance(agents, list) and agents and all(isinstance(agent, dict) for agent in agents)):
             raise ValueError("not the layout of a run's checkpoint")
         return state
@@ -97,6 +99,24 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict:
         raise
     except Exception as error:  # torch, zip and pickle each raise their own kinds
         raise InputError(f"{path} cannot be read, damaged? ({type(error).__name__}: {error}); {mend}") from None
+
+
+def facts(config: dict) -> dict:
+    """What a config.json says beside the flags on which an agent and its attacks depend; a checkpoint keeps it."""
+    bounds = {name: config["data"].get(name) for name in BOUNDS}
+    return bounds | {name: config.get(name) for name in ("algorithm", "task", "physics", "dataset_source", "obs_std")}
+
+
+def check_fit(saved: dict, config: dict) -> None:
+    """ValueError: a checkpoint is of another run than a config.json says. Older versions kept no flags in it."""
+    args = config["args"]
+    for here, its in ((args, saved.get("settings", {})), (facts(config), saved.get("facts", {}))):
+        if other := [name for name in its if here.get(name) != its[name]]:
+            raise ValueError(f"it was saved with {other[0]} {its[other[0]]}, config.json has {here.get(other[0])}"[:300])
+    agents, step, seeds, updates = len(saved["agents"]), saved["step"], len(args["seeds"]), args["updates"]
+    if agents != seeds or step > updates:
+        raise ValueError(f"it has {agents} agents after {step:,} updates, config.json {seeds} seeds and {updates:,} "
+                         "updates")
 
 
 def snapshot(agent, saved: dict | None = None) -> dict:

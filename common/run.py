@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from common import InputError, RunError, friendly, in_main_thread, keep_memory, lock, plain_streams  # noqa: F401
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
-from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole, writing
+from common.checkpoint import check_fit, facts, read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
 
 
@@ -87,14 +87,13 @@ class Run:
     def _track(self):
         try:
             import wandb
-            name = self.config.get("wandb_id") or self.folder.resolve().name  # as runs of older versions were called
             self.wandb = wandb.init(
-                id=re.sub(r"[^A-Za-z0-9_.-]", "-", str(name))[-128:], resume="allow", dir=self.folder,
-                config=vars(self.args),
+                id=self.config.get("wandb_id") or self.folder.resolve().name,  # as runs of older versions were called
+                resume="allow", dir=self.folder, config=vars(self.args),
                 project=os.environ.get("WANDB_PROJECT") or "solo", group=f"{self.script.stem}-{self.data.name}"[-128:])
             self.wandb.define_metric("step")
             self.wandb.define_metric("*", step_metric="step")
-        except Exception as error:  # it raises many kinds
+        except Exception as error:  # W&B raises many kinds
             raise InputError(f"--track: {type(error).__name__}: {error}; wandb login, set WANDB_MODE=offline, or leave "
                              f"it out: --resume {self.folder}") from None
 
@@ -111,27 +110,24 @@ class Run:
 
     def steps(self, updates: int):
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
-        with self._stoppable():
-            yield from self._steps(updates)
-
-    def _steps(self, updates):
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
         saved, begin = time.monotonic(), time.monotonic() - self.seconds
-        try:
-            while self.step < updates:
-                yield self.step + 1
-                self.step, now = self.step + 1, time.monotonic()
-                self.seconds = now - begin
-                self.bar.update()
-                if self.stop or self.step == updates or now - saved >= self.args.save_seconds:
-                    self.save()
-                    saved = now
-                if self.stop:
-                    raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self._command()}")
-        finally:
-            self.bar.close()
-            if self.stop or self.step < updates:
-                self._close()
+        with self._stoppable():
+            try:
+                while self.step < updates:
+                    yield self.step + 1
+                    self.step, now = self.step + 1, time.monotonic()
+                    self.seconds = now - begin
+                    self.bar.update()
+                    if self.stop or self.step == updates or now - saved >= self.args.save_seconds:
+                        self.save()
+                        saved = now
+                    if self.stop:
+                        raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self._command()}")
+            finally:
+                self.bar.close()
+                if self.stop or self.step < updates:
+                    self._close()
 
     def _close(self):
         self.lock = self.lock and os.close(self.lock)
@@ -279,15 +275,7 @@ class Run:
                              "that one, or start a new run")
         if state["data"] != (here := self.data.source["sha256"]):
             raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
-        if other := unlike(self.config, state):
-            raise ValueError(other)
-        mine, its = self._settings(), state["settings"]
-        if other := [flag for flag in its if mine.get(flag) != its[flag]]:
-            raise ValueError(f"it was saved with --{other[0].replace('_', '-')} {its[other[0]]}, config.json has "
-                             f"{mine.get(other[0])}")
-        if len(state["agents"]) != len(self.agents) or state["step"] > self.args.updates:
-            raise ValueError(f"it has {len(state['agents'])} agents after {state['step']:,} updates, config.json "
-                             f"{len(self.agents)} seeds and {self.args.updates:,} updates")
+        check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)
         self.step, self.seconds = state["step"], state["seconds"]

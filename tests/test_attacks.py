@@ -336,14 +336,14 @@ def test_the_box_is_in_units_of_the_training_data(copies, tmp_path, monkeypatch)
 
 def test_runs_that_differ_in_more_than_seeds_are_agents_of_their_own(copies, trained, tmp_path):
     """The same seed twice is one; another number of updates another agent."""
-    again, longer = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in ("again", "longer"))
-    state = torch.load(longer / "checkpoint.pt", weights_only=True)
-    torch.save(state | {"step": 400}, longer / "checkpoint.pt")
-    (longer / "result.json").unlink()
-    command(copies["td3_bc"], again, longer, "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
+    again, shorter = (Path(shutil.copytree(copies["td3_bc"], tmp_path / name)) for name in ("again", "shorter"))
+    state = torch.load(shorter / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"step": 3}, shorter / "checkpoint.pt")
+    (shorter / "result.json").unlink()
+    command(copies["td3_bc"], again, shorter, "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out")
     rows = table_of(tmp_path / "out")
-    assert [(row["run"], row["update"]) for row in rows] == [("again", "4"), ("longer", "400")]
-    assert len({row["agent"] for row in rows}) == 2 and "longer" in rows[1]["agent"]
+    assert [(row["run"], row["update"]) for row in rows] == [("again", "4"), ("shorter", "3")]
+    assert len({row["agent"] for row in rows}) == 2 and "shorter" in rows[1]["agent"]
 
 
 def test_a_run_folder_that_cannot_be_written_is_attacked_all_the_same(copies, tmp_path, capsys):

@@ -23,7 +23,7 @@ import torch
 from algorithms import td3_bc
 from benchmark.engine.runs import read_run
 from common import InputError, RunError
-from common.args import cli, parse, unlike, within
+from common.args import cli, parse, within
 from common.checkpoint import read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
@@ -385,8 +385,8 @@ def test_tables_are_written_into_the_runs_own_folder_only(tmp_path):
 
 
 @pytest.mark.parametrize("change, match", [
-    ({"seeds": [0, 1]}, r"it was saved with --seeds \[0\], config.json has \[0, 1\]"), ({"updates": 1}, "--updates 4, config.json has 1"),
-    ({"alpha": 9.0}, "--alpha 2.5, config.json has 9.0"), ({"eval_env": "none"}, "--eval-env hopper-medium-v2, config.json has none")])
+    ({"seeds": [0, 1]}, r"it was saved with seeds \[0\], config.json has \[0, 1\]"), ({"updates": 1}, "updates 4, config.json has 1"),
+    ({"alpha": 9.0}, "alpha 2.5, config.json has 9.0"), ({"eval_env": "none"}, "eval_env hopper-medium-v2, config.json has none")])
 def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, half_done):
     folder = half_done.folder
     config = json.loads((folder / "config.json").read_text())
@@ -405,11 +405,12 @@ def test_facts_that_are_not_the_checkpoints_are_refused(change, match, half_done
     """What an attack takes from config.json; and a checkpoint of a copy with the same flags and networks, but another loss."""
     path, state = half_done.folder / "config.json", read_checkpoint(half_done.folder / "checkpoint.pt")
     config = json.loads(path.read_text())
-    assert unlike(config, state) == "" == unlike(config | change, {})  # of an older version
+    check_fit(state, config)
+    check_fit({"step": 2, "agents": state["agents"]}, config | change)  # of an older version
     path.write_text(json.dumps(config | change | {"data": config["data"] | change.get("data", {})}))
     with pytest.raises(InputError, match=f"checkpoint.pt: cannot be continued .it was saved with {match}"):
         resumed(half_done)
-    with pytest.raises(InputError, match=f"checkpoint.pt: does not fit .it was saved with {match}"):
+    with pytest.raises(InputError, match=f"checkpoint.pt: it was saved with {match}"):
         read_run(half_done.folder).checkpoint
 
 

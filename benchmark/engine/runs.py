@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from common import InputError
-from common.args import parse, read_config, unlike
-from common.checkpoint import read_checkpoint
+from common.args import parse, read_config
+from common.checkpoint import check_fit, read_checkpoint
 from common.data import Dataset
 from common.files import text_of
 
@@ -147,18 +147,10 @@ class Run:
         if not os.path.lexists(path):
             raise InputError(f"{self.folder}: has no checkpoint yet; let it train (--resume {self.folder})")
         saved = read_checkpoint(path, mmap=True)
-        if not _number(saved["seconds"]):
-            raise InputError(f"{path}: is no checkpoint of a run; train it again")
-        agents = len(saved["agents"])
-        if agents != len(self.seeds):
-            raise InputError(f"{path}: has agents of {agents} seeds, config.json {len(self.seeds)}; one is of another "
-                             "run, train it again")
-        if other := unlike(self.config, saved):
-            raise InputError(f"{path}: does not fit ({other}); one is of another run, or changed")
-        mine, its = self.config["args"], saved.get("settings", {})  # of older versions there are none
-        if other := [flag for flag in its if mine.get(flag) != its[flag]]:
-            raise InputError(f"{path}: was saved with {other[0]} {its[other[0]]}, config.json has {mine.get(other[0])}"
-                             "; one is of another run, or changed")
+        try:
+            check_fit(saved, self.config)
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(f"{path}: {error}; one is of another run, or changed") from None
         return saved
 
     @cached_property
