@@ -184,6 +184,8 @@ def _saved_args(Args, folder):
     own = config["data"].get("path")  # whole: an own file's relative path means nothing in another folder
     if config["dataset_source"] == "file" and isinstance(own, str) and os.path.isabs(own) and os.path.isfile(own):
         config["args"]["env"] = own
+    if odd := set(config["args"]) - set(get_type_hints(Args)):
+        raise InputError(f"--resume {folder}: its config.json does not fit this version, which has no --{min(odd)}")
     for flag, value in config["args"].items():
         name = flag.replace("_", "-")
         if isinstance(value, bool):

@@ -112,7 +112,8 @@ def check_fit(saved: dict, config: dict) -> None:
     args = config["args"]
     for here, its in ((args, saved.get("settings", {})), (facts(config), saved.get("facts", {}))):
         if other := [name for name in its if here.get(name) != its[name]]:
-            raise ValueError(f"it was saved with {other[0]} {its[other[0]]}, config.json has {here.get(other[0])}"[:300])
+            name = other[0]
+            raise ValueError(f"it was saved with {name} {its[name]}, config.json has {here.get(name)}"[:300])
     agents, step, seeds, updates = len(saved["agents"]), saved["step"], len(args["seeds"]), args["updates"]
     if agents != seeds or step > updates:
         raise ValueError(f"it has {agents} agents after {step:,} updates, config.json {seeds} seeds and {updates:,} "

@@ -88,7 +88,12 @@ def read(path: Path, name: str | None = None) -> tuple[dict[str, np.ndarray], di
                 raise InputError(f"{name or path}: its arrays have {size:,} bytes, more than this machine's memory")
             arrays = checked(((key, get(key)) for key in keys), name or str(path))
             if name:
-                return arrays | {key: np.asarray(get(key)) for key in BOUNDS if key in there}, {}
+                for key in (key for key in BOUNDS if key in there):
+                    shape = getattr(get(key), "shape", None)  # of a group, and of HDF5's null: None
+                    if shape is None or math.prod(shape) not in range(1, 10**6):
+                        raise InputError(f"{name}: `{key}` is no number, and no array of one for each action")
+                    arrays[key] = np.asarray(get(key)[()])
+                return arrays, {}
             if not {"kind", "sha256"} <= set(source := json.loads(str(file["source"]))):
                 raise ValueError("its source is not known")
             return arrays, source

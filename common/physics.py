@@ -40,11 +40,16 @@ def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max
     if not getattr(env.spec, "max_episode_steps", None):
         _say_limit(name)
         env = gymnasium.wrappers.TimeLimit(env, LIMIT)
-    if not bounds:
-        return env
-    low, high = (np.array(bound, np.float64) for bound in bounds)
+    return scaled(env, bounds) if bounds else env
+
+
+def scaled(env, bounds: Bounds):
+    """The environment with actions in [-1, 1], of which it is given low + (action + 1) / 2 * (high - low)."""
+    import gymnasium
+    (low, high), dtype = (np.array(bound, np.float64) for bound in bounds), env.action_space.dtype
+    rounded = np.rint if np.issubdtype(dtype, np.integer) else np.asarray
     return gymnasium.wrappers.TransformAction(  # np.clip also where rounding has left the bounds
-        env, lambda action: np.clip(low + (action + 1) / 2 * (high - low), low, high).astype(env.action_space.dtype),
+        env, lambda action: rounded(np.clip(low + (action + 1) / 2 * (high - low), low, high)).astype(dtype),
         gymnasium.spaces.Box(-1.0, 1.0, low.shape, np.float32))
 
 

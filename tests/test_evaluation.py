@@ -129,6 +129,22 @@ def test_actions_go_back_to_the_data_s_own_bounds(minari_line, tmp_path):
     assert make_env(name).action_space == Box(np.float32(LOW), np.float32(HIGH))  # without bounds: as it is
 
 
+def test_integer_actions_are_rounded():
+    """Not cut off, which would favour small ones."""
+    class Whole(gymnasium.Env):
+        observation_space, action_space = Box(-1.0, 1.0, (1,), np.float32), Box(0, 10, (3,), np.int64)
+
+        def step(self, action):
+            return np.zeros(1, np.float32), 0.0, False, False, {"action": action.tolist()}
+
+        def reset(self, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+    gymnasium.register("WholeLine-v0", lambda: Whole(), max_episode_steps=5)
+    bounded = physics.scaled(gymnasium.make("WholeLine-v0", disable_env_checker=True), ((0.0,) * 3, (10.0,) * 3))
+    bounded.reset()
+    assert bounded.step(np.array([0.98, -0.98, 0.1], np.float32))[4]["action"] == [10, 0, 6] and bounded.action_space == Box(-1.0, 1.0, (3,), np.float32)
+
+
 def test_bounds_are_those_of_the_source():
     assert action_bounds({"kind": "file"}) is None
     assert action_bounds({"action_low": [-2.0, 0.0], "action_high": [2.0, 1.0]}) == ((-2.0, 0.0), (2.0, 1.0))

@@ -322,6 +322,16 @@ def test_bounds_that_are_no_numbers(tmp_path, low):
         load_dataset(path)
 
 
+@pytest.mark.parametrize("make", [lambda file: file.create_group("action_low"), lambda file: file.create_dataset("action_low", data=h5py.Empty("f4")),
+                                  lambda file: file.create_dataset("action_low", (0,), "f4"), lambda file: file.create_dataset("action_low", (10**9,), "f4")])
+def test_bounds_that_are_no_arrays(tmp_path, make):
+    path = save(tmp_path / "f.hdf5", arrays() | {"action_high": 1})
+    with h5py.File(path, "a") as file:
+        make(file)
+    with refuses("`action_low` is no"):
+        load_dataset(path)
+
+
 def test_d4rls_actions_have_their_bounds():
     d4rl_file("ant-medium-v2")
     for bounds in (dict(action_low=0.0), dict(action_high=(1, 1))):

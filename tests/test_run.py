@@ -24,7 +24,7 @@ from algorithms import td3_bc
 from benchmark.engine.runs import read_run
 from common import InputError, RunError
 from common.args import cli, parse, within
-from common.checkpoint import read_checkpoint, save_sealed, whole
+from common.checkpoint import check_fit, read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
 from common.physics import make_env
@@ -268,7 +268,7 @@ def finished_run(tmp_path):
     ("other", [], "a run of rorl.py; continue it with that file"),
     ("no config", [], "no run folder, or a broken one .*No such file or directory"),
     ("bad config", [], "no run folder, or a broken one"),
-    ("old flags", [], "its config.json does not fit this version: Unrecognized options: --gone=1"),
+    ("old flags", [], "its config.json does not fit this version, which has no --gone"),
     ("bad flags", [], "its config.json does not fit this version: --tau 2.0: give a number"),
     ("checkpoint", [], "checkpoint.pt is damaged: its SHA-256"),
     ("device", [], "--device nonsense: choose"),
