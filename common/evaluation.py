@@ -111,7 +111,7 @@ class Evaluator:
         _check_bounds(env.action_space, task, bounds)
         self.pool = worker_pool(args.eval_workers) if args.eval_workers else None
         self.waiting: deque[tuple[int, int, dict, Future]] = deque()
-        self.seconds = self.waited = 0.0  # spent on evaluations, and for which training stood still
+        self.seconds = self.waited = self.after = 0.0  # spent on evaluations, while training waited, when it was over
 
     def submit(self, step: int, seed: int, actor) -> None:
         """Evaluate a copy of the actor as it is now."""
@@ -152,7 +152,11 @@ class Evaluator:
                 raise RunError("the evaluation worker died (killed, out of memory?); see --eval-workers 0") from None
             except Exception as error:
                 raise RunError(f"evaluation of update {step:,} failed ({type(error).__name__}: {error})") from error
-            self.seconds, self.waited = self.seconds + seconds, self.waited + time.perf_counter() - start
+            self.seconds += seconds
+            if wait:
+                self.after += time.perf_counter() - start
+            else:
+                self.waited += time.perf_counter() - start
             self.waiting.popleft()
             yield step, seed, returns, lengths
 

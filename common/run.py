@@ -204,7 +204,6 @@ class Run:
             raise KeyboardInterrupt(f"stopped when all was done; files in {self.folder}")
 
     def _report(self):
-        waited = self.evaluator.waited if self.evaluator else 0.0  # while there was training to do
         self.evaluate(self.step, last=True)
         self.save()
         if self.evaluator and self.evaluator.waiting:
@@ -217,8 +216,8 @@ class Run:
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
         if self.evaluator:
-            result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": waited,
-                       "evaluation_after": self.evaluator.waited - waited}
+            result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
+                       "evaluation_after": self.evaluator.after}
         self._close()
         with whole(self.folder / "result.json") as file:
             file.write(json.dumps(result, indent=1).encode())
@@ -232,8 +231,9 @@ class Run:
                 print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)
         print(f"{self.step:,} updates, {result['updates_per_second']:.1f} a second; files in {self.folder}")
         if self.evaluator:
-            print(f"evaluation took {self.evaluator.seconds:.1f} s; training waited for {waited:.1f} s of it "
-                  f"({waited / max(self.seconds, 1e-9):.1%}), and {self.evaluator.waited - waited:.1f} s at its end")
+            took, waited, after = (result[f"evaluation_{part}"] for part in ("seconds", "waited", "after"))
+            print(f"evaluation took {took:.1f} s; training waited for {waited:.1f} s of it "
+                  f"({waited / max(self.seconds, 1e-9):.1%}), and {after:.1f} s at its end")
 
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
@@ -242,7 +242,7 @@ class Run:
                  "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
                  "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
-                 "evaluation": [self.evaluator.seconds, self.evaluator.waited] if self.evaluator else []}
+                 "evaluation": [e.seconds, e.waited, e.after] if (e := self.evaluator) else []}
         for agent, names in zip(state["agents"], self.attributes):
             if changed := set(agent) ^ set(names):
                 raise InputError(f"{self.script}: {', '.join(sorted(changed))} came or went in training, and could not "
@@ -286,7 +286,7 @@ class Run:
             for row in table if name == "eval.csv" else ():
                 self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
         if self.evaluator:
-            self.evaluator.seconds, self.evaluator.waited = state["evaluation"]
+            self.evaluator.seconds, self.evaluator.waited, self.evaluator.after = state["evaluation"]
         for step, seed, weights in state["waiting"]:
             actor = copy.deepcopy(self.agents[self.args.seeds.index(seed)].actor)
             actor.load_state_dict(weights)

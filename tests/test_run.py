@@ -599,7 +599,7 @@ def test_what_evaluation_costs(tmp_path, capsys, monkeypatch):
     assert (result["evaluation_seconds"], result["evaluation_waited"], result["evaluation_after"]) == (3, 2 * 4, 1)
     assert f"training waited for {result['evaluation_waited']:.1f} s of it ({result['evaluation_waited'] / result['training_seconds']:.1%}), " in out
     again = Run(replace(run.args, resume=run.folder), [td3_bc.TD3BC(run.args, load_dataset(run.args.env), 0)])
-    assert again.evaluator.seconds == 3 and again.evaluator.waited == 2 * 4 + 1
+    assert (again.evaluator.seconds, again.evaluator.waited, again.evaluator.after) == (3, 2 * 4, 1)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
