@@ -21,8 +21,6 @@ ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
     "walker2d": ("Walker2d-v5", {"xml_file": "walker2d.xml"}),
     "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0})}
-
-
 LIMIT = 1000  # steps of an episode where an environment sets none: an evaluation has to end
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # (low, high), A numbers each
 
@@ -109,9 +107,10 @@ def _check_spec(facts):
 
 @contextlib.contextmanager
 def _no_renderer():
-    """MuJoCo loads the renderer that MUJOCO_GL names when it is imported, and fails without it; here nothing renders.
+    """Around MuJoCo's import, which loads the renderer that MUJOCO_GL names and fails without it; here nothing renders.
 
-    Gymnasium's own rendering reads the variable later, and finds it as it was. Ctrl-C would become an ImportError.
+    Gymnasium's own rendering reads the variable later, and finds it as it was. Ctrl-C, which the import would turn into
+    an ImportError, comes afterwards.
     """
     renderer = os.environ.pop("MUJOCO_GL", None)
     try:

@@ -33,10 +33,10 @@ with open(Path(__file__).parent / "d4rl.csv") as table:
 
 
 def own_file(env: str) -> Path | None:
-    """The path of an own file, or None: D4RL's names and Minari's ids.
+    """The path of an own file; None for D4RL's names (a file of such a name is ./NAME) and for Minari's ids.
 
-    It is an own file if it ends like one, in any case of letters, or starts like a path (/ . ~), or is there and is no
-    folder. D4RL's names never are (write ./NAME), and a file goes before a Minari dataset of the same name.
+    An own file ends like one, in capitals or not, or starts like a path (/ . ~), or is there and is no folder. It goes
+    before a Minari dataset of the same name.
     """
     path = os.path.expanduser(env)
     there = os.path.exists(path) and not os.path.isdir(path)
@@ -71,13 +71,13 @@ def cache_file(name) -> Path:
 
 
 def _read_d4rl(env, facts, standin, standin_rows):
+    cached = cache_file(f"{env}.npz")
+
     def known():
         if os.path.isfile(cached):
             arrays, source = read(cached)
             if facts["sha256"] in ("", source.get("sha256")):
                 return arrays, source | {"path": str(cached)}
-
-    cached = cache_file(f"{env}.npz")
     if found := known():
         return found
     with _alone(cached):
@@ -190,7 +190,7 @@ def _write_npz(path, arrays, source) -> str:
 
 
 def minari_folder(env: str) -> Path:
-    """Of a dataset's files; folders that do not belong there, and end Minari's own list, do not matter."""
+    """Where Minari keeps a dataset's files. Its own list would end at any folder that does not belong there."""
     root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
     return Path(root, env, "data")
 
@@ -218,12 +218,13 @@ def _read_minari(env):
         cached = cache_file(f"minari-{env.replace('/', '_')}-{hashlib.sha256(known.encode()).hexdigest()[:8]}.npz")
         if os.path.isfile(cached):
             arrays, source = read(cached)
-            source["path"] = str(cached)
+            path = str(cached)
         else:
             arrays = checked(_episodes(env, dataset), env)
             source = {"kind": "minari", "sha256": digest(arrays)}
-            source["path"] = _write_npz(cached, arrays, source)
-    return arrays, source | {"env": bool(facts.get("env_spec") or facts.get("eval_env_spec"))}, dataset.action_space
+            path = _write_npz(cached, arrays, source)
+    source |= {"path": path, "env": bool(facts.get("env_spec") or facts.get("eval_env_spec"))}
+    return arrays, source, dataset.action_space
 
 
 def _episodes(env, dataset):
@@ -246,5 +247,5 @@ def _episodes(env, dataset):
     for key in list(parts):
         yield key, np.concatenate(parts.pop(key) or [[]])
     yield from {"terminals": terminals, "timeouts": ends & ~terminals}.items()
-    if (terminals & ~ends).any():  # the two above do not tell
+    if (terminals & ~ends).any():  # an episode goes on after a true end, which the two above do not tell
         yield "ends", ends
