@@ -204,7 +204,7 @@ def test_evaluation_tasks_that_cannot_be(tmp_path):
 
 def test_missing_simulator(tmp_path):
     (tmp_path / "mujoco.py").write_text("raise ImportError('no MuJoCo here')")
-    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     code, _, err = run_script(SCRIPT, *script_flags(tmp_path), env=env, real=True)
     assert code == 2 and re.search("no MuJoCo here; pip install 'gymnasium\\[mujoco\\]', or train without evaluation: --eval-env none", one_line(err))
     code, out, err = run_script(SCRIPT, *script_flags(tmp_path, eval_env="none"), env=env, real=True)
