@@ -445,7 +445,7 @@ def test_runs_load_it(agent, tmp_path):
     advance(agent, 25)
     torch.save({"step": 25, "seconds": 1.0, "agents": [snapshot(agent)]}, tmp_path / "checkpoint.pt")
     config = {"algorithm": "one_step", "args": asdict(agent.args) | dict(seeds=[0], stages=[1, 1, 1]), "task": None, "obs_std": [1.0] * 11,
-              "command": "algorithms/one_step.py", "dataset_source": "file"}
+              "command": "algorithms/one_step.py", "dataset_source": "file", "data": {}}
     loaded = load_agent(Run(tmp_path, config), 0, action_size=3)
     obs, action = torch.randn(4, 11), torch.rand(4, 3)
     assert torch.equal(loaded.actor.act(obs), agent.actor.act(obs)) and torch.equal(loaded.critics(obs, action), agent.critics(obs, action))
