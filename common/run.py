@@ -173,7 +173,8 @@ class Run:
                                   "length_mean": lengths.mean(), "data": self.data.source["kind"],
                                   "returns": " ".join(f"{r:.6g}" for r in returns)})
         self.scores[seed].append(float(mean if score is None else score))
-        shown = f"{mean:.1f} ± {returns.std():.1f}" + (f"   normalised score {score:.1f}" if score is not None else "")
+        shown = f"{mean:.1f}" + f" ± {returns.std():.1f}" * (len(returns) > 1)  # one episode has no spread
+        shown += f"   normalised score {score:.1f}" if score is not None else ""
         with tqdm.external_write_mode():
             print(f"update {step:>9,}   seed {seed}   return {shown}{self.mark}", flush=True)
         if self.bar is not None:

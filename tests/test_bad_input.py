@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from dataclasses import fields
 from importlib import import_module
@@ -48,7 +49,9 @@ ALGORITHMS = [import_module(f"algorithms.{path.stem}") for path in sorted((ROOT 
 def trial(function, *arguments) -> SimpleNamespace:
     """`code`, `out` and `err` of a script whose main is function(*arguments), in a fork; the code is None if it hangs."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        if (pid := os.fork()) == 0:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of Python 3.12: pytest has threads
+            pid = os.fork()
+        if pid == 0:
             code = 1
             try:
                 os.dup2(out.fileno(), 1)

@@ -743,6 +743,7 @@ def test_standin_is_marked_everywhere(tmp_path):
     assert "STAND-IN DATA" in out
     table = out.splitlines()[out.splitlines().index("normalised score, 1 episodes") + 1:-2]
     score_lines = [line for line in out.splitlines() if line.startswith("update ")] + table
+    assert "±" not in "".join(score_lines)  # of one episode and one seed
     assert len(score_lines) == 4 and all("[stand-in data]" in line for line in score_lines)
     header, *rows = [line.split(",") for line in (folder / "eval.csv").read_text().splitlines()]
     assert [row[header.index("data")] for row in rows] == ["standin", "standin"]
