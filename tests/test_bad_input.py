@@ -48,6 +48,8 @@ ALGORITHMS = [import_module(f"algorithms.{path.stem}") for path in sorted((ROOT 
 
 def trial(function, *arguments) -> SimpleNamespace:
     """`code`, `out` and `err` of a script whose main is function(*arguments), in a fork; the code is None if it hangs."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("needs Linux")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of Python 3.12: pytest has threads
             pid = os.fork()
@@ -170,7 +172,7 @@ def bad_arrays(rng) -> dict:
         return changed
     choices = [at_a_row(np.nan), at_a_row(np.inf), at_a_row(-np.inf), at_a_row(1e39), array[:-1], np.r_[array, array[:1]], array[:0],
                array[None], np.array(3.0), np.array("x"), array.astype(str), array.astype(complex), array.astype("S8"),
-               array.astype("datetime64[s]") if flags else array[:, None, None]]
+               array[:, None, None]]
     choices += [at_a_row(0.5), at_a_row(-1.0), at_a_row(2.0)] * 3 if flags else []
     choices += [at_a_row(1.5), at_a_row(-1.001), array * 3] * 3 if name == "actions" else []
     choices += [array.ravel(), array[:, :0]] if array.ndim == 2 else [np.stack([array, array], 1)]
@@ -185,7 +187,7 @@ def bad_arrays(rng) -> dict:
 def write_hdf5(path, arrays):
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
-            file[name] = array.astype("S") if array.dtype.kind == "U" else array.astype("i8") if array.dtype.kind == "M" else array
+            file[name] = array.astype("S") if array.dtype.kind == "U" else array
 
 
 def bad_file(folder: Path, number: int, rng) -> tuple[str, Path]:
