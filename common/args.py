@@ -36,7 +36,7 @@ def within(interval: str):
 Size = Annotated[int, within("[1, 1e6]")]  # of what takes memory: batches, layers, ensembles
 Count = Annotated[int, within("[1, 1e12]")]  # of updates
 Seeds = Annotated[tuple[int, ...], within("[0, 1e18]")]
-Bounds = Annotated[tuple[float, ...], within("(-inf, inf)")]
+Numbers = Annotated[tuple[float, ...], within("(-inf, inf)")]
 Fraction = Annotated[float, within("[0, 1]")]
 Positive = Annotated[float, within("(0, inf)")]
 NonNegative = Annotated[float, within("[0, inf)")]
@@ -49,8 +49,8 @@ class RunArgs:
     device: str = "auto"  # auto, cpu, cuda or mps
     view: Literal["auto", "d4rl", "next_obs"] = "auto"  # d4rl: the papers' qlearning_dataset; next_obs: every row
     reward: str = "raw"  # raw, r-1, 10r-5, return_range, standardize or shift
-    action_low: Bounds = ()  # own data's least actions, a number or one for each dimension; default: the file's, or -1
-    action_high: Bounds = ()  # likewise the greatest; default: the file's, or 1
+    action_low: Numbers = ()  # own data's least actions, a number or one for each dimension; default: the file's, or -1
+    action_high: Numbers = ()  # likewise the greatest; default: the file's, or 1
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had
     standin_rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
     eval_env: str = "auto"  # task to evaluate on: D4RL name, Minari id, none, or auto (the dataset's own)

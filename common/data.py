@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from common import InputError, friendly
-from common.sources import D4RL, minari_folder, read_arrays
+from common.files import minari_folder
+from common.sources import D4RL, read_arrays
 
 REWARDS = {  # --reward: (reward, first row of every episode) -> reward
     "raw": lambda r, starts: r,

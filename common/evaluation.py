@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from common import InputError, RunError, end_workers, worker_pool
+from common.files import minari_facts, reading
 from common.physics import Bounds, make_env
 from common.sources import D4RL
 
@@ -78,9 +79,9 @@ def _references(task):
     if row := D4RL.get(task):
         return float(row["ref_min"]), float(row["ref_max"])
     if task and "/" in task:
-        import minari
-        facts = minari.load_dataset(task).storage.metadata
-        return facts.get("ref_min_score"), facts.get("ref_max_score")
+        with reading(task):
+            low, high = map(minari_facts(task).get, ("ref_min_score", "ref_max_score"))
+            return (None, None) if low is None or high is None else (float(low), float(high))
     return None, None
 
 

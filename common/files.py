@@ -50,6 +50,21 @@ def check_folder(folder: Path, flag: str = "--out") -> None:
         raise InputError(f"cannot write {folder} ({error}); choose another folder with {flag}") from None
 
 
+def minari_folder(env: str) -> Path:
+    """Where Minari keeps a dataset's files. Its own list would end at any folder that does not belong there."""
+    root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
+    return Path(root, env, "data")
+
+
+def minari_facts(env: str) -> dict:
+    """A Minari dataset's metadata. OSError, ValueError: none, or without spaces: Minari, to learn them, would call
+    whatever the metadata name as the environment, so that this comes before minari.load_dataset."""
+    facts = json.loads(text_of(minari_folder(env) / "metadata.json"))
+    if not all(isinstance(facts.get(space), str) for space in ("observation_space", "action_space")):
+        raise ValueError("its metadata lacks the spaces")
+    return facts
+
+
 @contextlib.contextmanager
 def reading(name, advice="is it damaged, or still being written?"):
     """NumPy, zip, zlib, HDF5, Minari and the HTTP library each raise their own kinds; all become one line."""

@@ -16,6 +16,7 @@ from multiprocessing import parent_process
 import numpy as np
 
 from common import InputError, held_back
+from common.files import minari_facts
 
 ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
@@ -68,11 +69,10 @@ def _make(name, physics, options):
     if "/" in name:
         if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):  # leads out of Minari's folder, to code
             raise InputError(f"{name}: is no Minari id, as D4RL/pen/human-v2 is; {without}")
-        import minari
         try:
-            dataset = minari.load_dataset(name)
-            _check_spec(dataset.storage.metadata)
-            return dataset.recover_environment(eval_env=True, **options)
+            import minari
+            _check_spec(minari_facts(name))
+            return minari.load_dataset(name).recover_environment(eval_env=True, **options)
         except Exception as error:  # gymnasium, minari and the environment's package have their own kinds
             raise InputError(f"{name}: Minari cannot make its environment ({error}); {without}") from None
     robot = name.split("-")[0]

@@ -24,7 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from common import InputError, lock
-from common.files import BOUNDS, REQUIRED, checked, digest, irregular, read, reading, scale, sha256, stored
+from common.files import (BOUNDS, REQUIRED, checked, digest, irregular, minari_facts, minari_folder, read, reading,
+                          scale, sha256, stored)
 
 MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
 SUFFIXES = (".hdf5", ".h5", ".npz")  # of files of the user's own
@@ -189,12 +190,6 @@ def _write_npz(path, arrays, source) -> str:
             part.unlink()
 
 
-def minari_folder(env: str) -> Path:
-    """Where Minari keeps a dataset's files. Its own list would end at any folder that does not belong there."""
-    root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
-    return Path(root, env, "data")
-
-
 def _read_minari(env):
     import minari
     from gymnasium.spaces import Box
@@ -207,9 +202,7 @@ def _read_minari(env):
         files = sorted(minari_folder(env).rglob("*"))
         if strange := [path.name for path in files if not path.is_dir() and irregular(path)]:
             raise ValueError(f"{strange[0]} is no regular file")
-        facts = json.loads((minari_folder(env) / "metadata.json").read_text(encoding="utf-8"))
-        if not {"observation_space", "action_space"} <= set(facts):
-            raise ValueError("its metadata lacks the spaces")  # Minari would make the environment that the file names
+        facts = minari_facts(env)
         dataset = minari.load_dataset(env)
         for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
             if not isinstance(space, Box) or len(space.shape) != 1:

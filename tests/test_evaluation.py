@@ -22,7 +22,7 @@ from minari.data_collector import EpisodeBuffer
 from algorithms import td3_bc
 from common import InputError, RunError, end_workers, physics, worker_pool
 from common.data import load_dataset
-from common.evaluation import Evaluator, action_bounds, evaluation_task
+from common.evaluation import Evaluator, action_bounds, evaluation_task, normalized_score
 from common.physics import make_env
 from common.run import Run
 from tests.helpers import ROOT, make_data, run_script, wait_until, write_npz
@@ -113,6 +113,21 @@ def test_only_installed_environments_and_wrappers_are_made(entry_point, wrapper,
     with pytest.raises(InputError, match="Minari cannot make its environment"):
         make_env(name)
     assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("spaces", [{}, {"action_space": None}, {"action_space": 3}])
+def test_an_environment_is_not_made_to_learn_its_spaces(spaces, minari_line, tmp_path):
+    """Minari makes what a dataset without spaces names, as soon as the dataset is looked at."""
+    name = minari_line(f"solo/spaceless{len(str(spaces))}-v0", steps=5)
+    path = Path(os.environ["MINARI_DATASETS_PATH"], name, "data/metadata.json")
+    facts = json.loads(path.read_text())
+    spec = json.loads(facts["env_spec"]) | {"entry_point": "os:mkdir", "kwargs": {"path": str(tmp_path / "made")}}
+    facts = {key: value for key, value in facts.items() if key != "action_space"} | spaces
+    path.write_text(json.dumps(facts | {"env_spec": json.dumps(spec)}))
+    for look in (lambda: make_env(name), lambda: normalized_score(name, 1.0), lambda: load_dataset(name)):
+        with pytest.raises(InputError, match="its metadata lacks the spaces"):
+            look()
+    assert not (tmp_path / "made").exists()
 
 
 # Actions in the data's own bounds

@@ -15,7 +15,8 @@ import torch
 
 from common import files
 from common.data import Dataset, load_dataset, to_minari
-from common.sources import D4RL, minari_folder, own_file, read_arrays
+from common.files import minari_folder
+from common.sources import D4RL, own_file, read_arrays
 from tests.test_data import KEYS, arrays, cached_files, d4rl_file, d4rl_path, minari_set, minari_warns, refuses, save
 
 
