@@ -48,7 +48,7 @@ from common import InputError, friendly
 from common.args import cli, usable_device, within
 from common.evaluation import action_bounds, normalized_score
 from common.files import check_folder
-from common.physics import make_env
+from common.physics import make_env, version
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 ZERO_ORDER, STARTS, STEPS = 50, 20, 10  # (5), (6)
@@ -214,7 +214,11 @@ class Target:
         if not self.task:
             raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
         bounds, limit = action_bounds(run.config["data"]), run.config["args"].get("max_episode_steps")
-        self.world = self.task, run.config["physics"], bounds, limit
+        kind = run.config["physics"].partition("-")[0]
+        self.world, self.physics = (self.task, kind, bounds, limit), version(self.task, kind)
+        if self.physics != run.config["physics"]:
+            print(f"{run.folder}: is evaluated under the physics {run.config['physics']}, and attacked under today's, "
+                  f"{self.physics}")
         self.env = make_env(*self.world)
         if critic and robot(critic.config["task"]) != robot(self.task):
             raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
@@ -242,7 +246,7 @@ def robot(task: str | None) -> str:
     return (task or "").split("-")[0]
 
 
-FACTS = "update seed attack optimizer step critic episodes attacker eps".split()  # one row of attacks.csv each
+FACTS = "update seed attack optimizer step critic episodes attacker physics eps".split()  # one row of attacks.csv each
 
 
 def attack_run(target: Target, args: Args) -> list[dict]:
@@ -251,11 +255,13 @@ def attack_run(target: Target, args: Args) -> list[dict]:
     known = {}
     if path.is_file():
         with open(path, newline="") as file:
-            known = {tuple(row.get(name) for name in FACTS): row for row in csv.DictReader(file) if row.get("returns")}
+            its = [row | {"physics": row.get("physics") or run.config["physics"]}  # older rows had the run's
+                   for row in csv.DictReader(file) if row.get("returns")]
+            known = {tuple(row.get(name) for name in FACTS): row for row in its}
     for seed, agent, critics in zip(target.seeds, target.agents, target.critics):
         for variant in [("clean", "", "")] * (0.0 in args.eps) + variants(args):
             critic = target.critic if variant[0] == "min-q" else ""
-            facts = run.checkpoint["step"], seed, *variant, critic, args.episodes, args.seed
+            facts = run.checkpoint["step"], seed, *variant, critic, args.episodes, args.seed, target.physics
             keys = {eps: tuple(map(str, (*facts, eps))) for eps in args.eps if (eps == 0) == (variant[0] == "clean")}
             if missing := [eps for eps, key in keys.items() if key not in known]:
                 results = attacked_returns(

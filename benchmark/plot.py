@@ -1,8 +1,9 @@
 """Any set of run folders, finished or not, side by side: learning curves, robust statistics, scores and times.
 
-Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
-statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html and figures, which have the name
-of their one run, or one that is another for every set of runs, unless --name chooses it.
+Runs that differ in nothing but their seeds are one algorithm; runs of other physics are not. Stand-in data and D4RL's
+are never in one group, panel or statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html
+and figures, which have the name of their one run, or one that is another for every set of runs, unless --name chooses
+it.
 
 Run: python benchmark/plot.py runs/*
 """
@@ -66,7 +67,7 @@ def gather(runs: list[Run]) -> list[Group]:
     a finished one before an unfinished one."""
     alike = {}
     for run in runs:
-        data = run.config.get("data", {}).get("sha256"), run.standin
+        data = run.config.get("data", {}).get("sha256"), run.standin, run.config["physics"]
         alike.setdefault(repr((run.algorithm, run.script, run.settings, data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
     for group in alike.values():
@@ -87,7 +88,9 @@ def name(run: Run, firsts: list[Run]) -> str:
     same = [other for other in firsts if (dataset(other), label(other)) == (dataset(run), label(run))]
     differ = [key for key, value in run.settings.items() if any(other.settings.get(key) != value for other in same)]
     told = [plain(f"{key.replace('_', '-')}={run.settings.get(key)}") for key in differ]
-    alone = sum(other.settings == run.settings for other in same) == 1
+    told += [run.config["physics"]] * (len({other.config["physics"] for other in same}) > 1)
+    alone = sum((other.settings, other.config["physics"]) == (run.settings, run.config["physics"])
+                for other in same) == 1
     return plain(" ".join([label(run), *told, *([] if alone else [run.folder.name])]), 200)
 
 

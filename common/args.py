@@ -16,6 +16,7 @@ import tyro
 
 from common import InputError
 from common.files import check_folder, text_of
+from common.physics import dated, version
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -23,7 +24,8 @@ KINDS = {  # what config.json must have: {name: is this such a value?}
     "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
     "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
     "dataset_source": lambda x: isinstance(x, str), "task": lambda x: x is None or isinstance(x, str),
-    "physics": lambda x: x in ("d4rl", "stock", "stored"), "args.env": lambda x: isinstance(x, str),
+    "physics": lambda x: isinstance(x, str) and re.fullmatch(r"d4rl(-\d+)?|stock|stored", x),
+    "args.env": lambda x: isinstance(x, str),
     "args.seeds": lambda x: isinstance(x, list) and x != [] and all(type(seed) is int for seed in x),
     "args.updates": lambda x: type(x) is int and x > 0}
 
@@ -171,7 +173,7 @@ def read_config(folder: Path) -> dict:
         fields = config | {f"args.{flag}": config["args"].get(flag) for flag in ("seeds", "env", "updates")}
         if wrong := [name for name, kind in KINDS.items() if not kind(fields[name])]:
             raise ValueError(f"its {wrong[0]} is {json.dumps(fields[wrong[0]])[:40]}")
-        return config
+        return config | {"physics": dated(config["physics"])}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
@@ -194,6 +196,10 @@ def _saved_args(Args, folder):
         elif value is not None:
             words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     try:
-        return cli(Args, words)
+        args = cli(Args, words)
     except InputError as error:
         raise InputError(f"--resume {folder}: its config.json does not fit this version: {error}") from None
+    if (its := config["physics"]) != (now := version(config["task"], args.physics)):
+        raise InputError(f"--resume {folder}: is evaluated under the physics {its}, this version simulates {now}; go "
+                         f"on with the version that began it, {config.get('git') or 'unknown'}")
+    return args

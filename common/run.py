@@ -26,6 +26,7 @@ from common import InputError, RunError, friendly, in_main_thread, keep_memory, 
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
 from common.checkpoint import check_fit, facts, read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
+from common.physics import version
 
 
 class Run:
@@ -73,7 +74,7 @@ class Run:
         versions = {d.name: d.version for d in distributions() if d.name in packages}
         config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task,
                   "git": _git(self.script.parent), "common": {"path": str(common), "git": _git(common)},
-                  "physics": "stored" if "/" in str(self.task) else self.args.physics, "data": self.data.source,
+                  "physics": version(self.task, self.args.physics), "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),

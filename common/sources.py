@@ -121,7 +121,7 @@ def _fetch(env, facts, cached, standin, standin_rows):
         raise InputError(f"{env}: not at hand ({origin}), and {why}; put {name} into {local.parent}")
     from common.standin import generate, standin_hash
     policies = facts["standin"].split()
-    made = cache_file(f"{env}.standin-{standin_hash(policies, standin_rows)}.npz")
+    made = cache_file(f"{env}.standin-{standin_hash(env, policies, standin_rows)}.npz")
     print(f"{'!' * 110}\n!! STAND-IN DATA, not D4RL's: {env} is not at hand ({origin}).\n!! Made with this project's "
           f"own policies; compare its scores with nothing published. --no-standin refuses it.\n{'!' * 110}")
     if os.path.isfile(made):

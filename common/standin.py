@@ -15,17 +15,20 @@ import numpy as np
 from tqdm import tqdm
 
 from common import end_workers, worker_pool
-from common.physics import make_env
+from common.physics import VERSIONS, make_env
 
 POLICIES = Path(__file__).parent / "policies"
+PROTOCOL = 0  # count on when what is below changes
 CHUNK = 25_000  # rows that a worker collects with a seed of its own, so that the number of workers changes nothing
 KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
 
 
-def standin_hash(policies: list[str], rows: int) -> str:
-    """Eight hex digits that change with the policies, the number of rows, the simulator's version and the protocol."""
+def standin_hash(dataset: str, policies: list[str], rows: int) -> str:
+    """Eight hex digits that change with the policies, the number of rows, the simulator's version, what it simulates
+    of this robot (`VERSIONS` in physics.py) and the protocol."""
     versions = sorted((d.name, d.version) for d in distributions() if d.name in ("mujoco", "gymnasium"))
-    digest = hashlib.sha256(repr((1, rows, versions)).encode())  # 1: the protocol below; count on when it changes
+    protocol = PROTOCOL + VERSIONS.get(dataset.split("-")[0], 1)  # both only grow, so no sum comes twice
+    digest = hashlib.sha256(repr((protocol, rows, versions)).encode())
     for name in policies:
         digest.update(b"uniform" if name == "uniform" else (POLICIES / f"{name}.npz").read_bytes())
     return digest.hexdigest()[:8]

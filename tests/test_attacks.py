@@ -20,6 +20,7 @@ from benchmark.engine.grid import Column, Table, make
 from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
 from common import InputError
 from common.args import cli
+from common.physics import VERSIONS
 from tests.helpers import ROOT, make_data, run_script, write_npz
 
 SCRIPT = ROOT / "benchmark/attacks.py"
@@ -506,6 +507,25 @@ def test_a_torn_row_is_computed_again_and_nothing_else(copies, tmp_path):
     path.write_text("something,else\n1,2\n")
     command(*words)
     assert path.read_text() == whole
+
+
+def test_rows_of_older_physics_are_computed_again(copies, tmp_path, monkeypatch, capsys):
+    """Rows without the column are of the run's physics; what is attacked today is never called that of another day."""
+    words = [copies["td3_bc"], "--attack", "random", "--eps", 0.1, "--episodes", 1, "--out", tmp_path / "out"]
+    command(*words)
+    path = copies["td3_bc"] / "attacks.csv"
+    (row,) = rows_of(path)
+    assert row["physics"] == "d4rl-1"
+    fields = [name for name in row if name != "physics"]
+    path.write_text("\n".join([",".join(fields), ",".join([*(row[name] for name in fields[:-1]), "7.0"])]) + "\n")
+    command(*words)
+    assert [(r["physics"], r["returns"]) for r in table_of(tmp_path / "out")] == [("d4rl-1", "7.0")]
+    monkeypatch.setitem(VERSIONS, "hopper", 2)
+    assert "is evaluated under" not in capsys.readouterr().out
+    command(*words)
+    assert f"{copies['td3_bc']}: is evaluated under the physics d4rl-1, and attacked under today's, d4rl-2\n" in capsys.readouterr().out
+    assert sorted((r["physics"], r["returns"]) for r in rows_of(path)) == [("d4rl-1", "7.0"), ("d4rl-2", row["returns"])]
+    assert sorted(r["physics"] for table in (tmp_path / "out").glob("*.csv") for r in rows_of(table)) == ["d4rl-1", "d4rl-2"]
 
 
 def test_scripts_of_one_name_are_two_modules(tmp_path):

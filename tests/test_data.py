@@ -25,6 +25,7 @@ from common import InputError
 from common.data import load_dataset, to_minari, transitions
 from common.evaluation import normalized_score
 from common.sources import D4RL, read_arrays
+from common.physics import VERSIONS
 from common.standin import generate, standin_hash
 from tests.helpers import ROOT, Script
 
@@ -1031,7 +1032,7 @@ def test_standin_is_marked(standin):
     name, data, out = standin
     policies = D4RL[name]["standin"].split()
     assert data.standin and data.source["kind"] == "standin" and data.source["policies"] == policies
-    assert Path(data.source["path"]).name == f"{name}.standin-{standin_hash(policies, ROWS)}.npz"
+    assert Path(data.source["path"]).name == f"{name}.standin-{standin_hash(name, policies, ROWS)}.npz"
     assert "STAND-IN DATA, not D4RL's" in out and "--no-standin" in out and ".standin-" in out.splitlines()[-1]
 
 
@@ -1122,7 +1123,21 @@ def test_fewer_rows_than_policies():
 
 
 def test_standin_hash():
-    same = standin_hash(["hopper-sac-130k"], 100)
-    assert re.fullmatch("[0-9a-f]{8}", same) and same == standin_hash(["hopper-sac-130k"], 100)
-    assert len({same, standin_hash(["hopper-sac-130k"], 101), standin_hash(["uniform"], 100), standin_hash(["hopper-sac-100k"], 100),
-                standin_hash(["hopper-sac-130k", "uniform"], 100)}) == 5
+    name, policies = "hopper-medium-v2", ["hopper-sac-130k"]
+    same = standin_hash(name, policies, 100)
+    assert re.fullmatch("[0-9a-f]{8}", same) and same == standin_hash(name, policies, 100)
+    assert len({same, standin_hash(name, policies, 101), standin_hash(name, ["uniform"], 100), standin_hash(name, ["hopper-sac-100k"], 100),
+                standin_hash(name, ["hopper-sac-130k", "uniform"], 100)}) == 5
+
+
+def test_standin_hash_changes_with_the_physics_of_its_robot(monkeypatch):
+    """A cache that was simulated in another way is not taken for today's; that of another robot stays."""
+    def hashes():
+        return [standin_hash(name, D4RL[name]["standin"].split(), 100) for name in ("halfcheetah-medium-v2", "hopper-medium-v2")]
+
+    today = hashes()
+    monkeypatch.setitem(VERSIONS, "halfcheetah", 1)
+    before = hashes()
+    assert before[0] != today[0] and before[1] == today[1]
+    monkeypatch.setattr("common.standin.PROTOCOL", 2)
+    assert not set(hashes()) & set(before + today)

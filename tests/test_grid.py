@@ -85,6 +85,24 @@ def test_a_run_belongs_to_the_cell_with_its_flags_whoever_started_it(tmp_path):
     assert new.command[2:] == ["--env", "hopper-medium-v2", "--config", "sac-10", "--no-standin", "--seeds", "3", "4", "--runs", str(tmp_path)]
 
 
+def test_runs_of_older_physics_are_in_no_table(tmp_path, capsys):
+    """One line for each that would be; a robot that is simulated as before keeps its runs."""
+    for folder, words, now in (("hopper", "--env hopper-medium-v2", "d4rl-1"), ("cheetah", "--env halfcheetah-medium-v2", "d4rl-2")):
+        for seed, its in enumerate(("d4rl", now, "d4rl-9")):
+            write_run(tmp_path / f"{folder}-{its}", "td3_bc", words, seeds=(seed,))
+            path = tmp_path / f"{folder}-{its}/config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"physics": its}))
+    write_run(tmp_path / "stock", "td3_bc", "--env halfcheetah-medium-v2", seeds=(0,), physics="stock")
+    words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "halfcheetah-medium-v2", "--seeds", "0", "1", "2"]
+    for _ in range(2):
+        grid = make(replace(TABLE, datasets=("hopper-medium-v2", "halfcheetah-medium-v2")), words)
+        assert [sorted(grid.finished(cell)) for cell in grid.cells] == [[0, 1], [1]]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 3 and "passed over: " in err and all(
+        f"{tmp_path}/{name}: is evaluated under the physics {its}, this version simulates {now}; no table mixes them\n" in err
+        for name, its, now in (("hopper-d4rl-9", "d4rl-9", "d4rl-1"), ("cheetah-d4rl", "d4rl-1", "d4rl-2"), ("cheetah-d4rl-9", "d4rl-9", "d4rl-2")))
+
+
 def test_seeds_share_a_process_on_a_gpu(tmp_path, monkeypatch):
     words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

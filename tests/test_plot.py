@@ -33,6 +33,10 @@ def test_groups(tmp_path, capsys):
     copy = write_run(tmp_path / "g", "rorl", evaluations={0: {100: 6.5}}, kind="standin")  # as e, of other data: nothing but its folder tells it
     copy.config["data"]["sha256"] = "0"
     assert {group.algorithm for group in gather([*runs, copy]) if group.standin} == {"rorl e", "rorl g"} and dataset(copy).endswith("(stand-in data)")
+    old = write_run(tmp_path / "h", "rorl", evaluations={1: {100: 5.0}})  # as d, simulated in another way
+    assert [group.algorithm for group in gather([*runs, old]) if 1 in group.runs and len(group.runs) == 2] == ["rorl"]
+    old.config["physics"] = "d4rl-9"
+    assert {group.algorithm: list(group.runs) for group in gather([*runs, old]) if "d4rl" in group.algorithm} == {"rorl d4rl-1": [0], "rorl d4rl-9": [1]}
 
 
 def test_any_set_of_folders(tmp_path):

@@ -22,8 +22,8 @@ import torch
 
 from algorithms import td3_bc
 from benchmark.engine.runs import read_run
-from common import InputError, RunError
-from common.args import cli, parse, within
+from common import InputError, RunError, physics
+from common.args import cli, parse, read_config, within
 from common.checkpoint import check_fit, read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
@@ -398,7 +398,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(change, match, half_don
 
 
 @pytest.mark.parametrize("change, match", [
-    ({"algorithm": "my_idea"}, "algorithm td3_bc, config.json has my_idea"), ({"physics": "stock"}, "physics d4rl, config.json has stock"),
+    ({"algorithm": "my_idea"}, "algorithm td3_bc, config.json has my_idea"), ({"physics": "stock"}, "physics d4rl-1, config.json has stock"),
     ({"task": None}, "task hopper-medium-v2, config.json has None"), ({"obs_std": [1.0] * 11}, "obs_std"),
     ({"data": {"action_low": [-2.0] * 3}}, "action_low None, config.json has")])
 def test_facts_that_are_not_the_checkpoints_are_refused(change, match, half_done):
@@ -412,6 +412,22 @@ def test_facts_that_are_not_the_checkpoints_are_refused(change, match, half_done
         resumed(half_done)
     with pytest.raises(InputError, match=f"checkpoint.pt: it was saved with {match}"):
         read_run(half_done.folder).checkpoint
+
+
+def test_a_run_of_older_physics_is_not_continued(half_done):
+    """One eval.csv would hold two physics. A run that is older than versions goes on where its robot is simulated as then."""
+    path, state = half_done.folder / "config.json", read_checkpoint(half_done.folder / "checkpoint.pt")
+    config = json.loads(path.read_text())
+    for task, its, now in (("hopper-medium-v2", "d4rl", None), ("hopper-medium-v2", "d4rl-7", "d4rl-1"), ("halfcheetah-medium-v2", "d4rl", "d4rl-2"),
+                           ("halfcheetah-medium-v2", "d4rl-2", None), (None, "d4rl", None)):
+        path.write_text(json.dumps(config | {"task": task, "physics": its}))
+        check_fit(state | {"facts": state["facts"] | {"task": task, "physics": its}}, read_config(half_done.folder))
+        if now is None:
+            assert parse(td3_bc.Args, td3_bc.PAPER, ["--resume", str(half_done.folder)]).resume == half_done.folder
+        else:
+            with pytest.raises(InputError, match=f"is evaluated under the physics {physics.dated(its)}, this version simulates {now}; go on with the version"
+                                                 f" that began it, {config['git']}"):
+                parse(td3_bc.Args, td3_bc.PAPER, ["--resume", str(half_done.folder)])
 
 
 def test_what_may_change_on_resume(half_done, tmp_path):
@@ -727,7 +743,7 @@ def test_files_and_report(tmp_path, capsys):
     assert result["seeds"]["1"] == {"last": scores[-1], "mean_of_last_10": pytest.approx(np.mean(scores)), "best": max(scores)}
     assert "normalised score" in out and "mean ± std" in out
     config = json.loads((run.folder / "config.json").read_text())
-    assert config["algorithm"] == "td3_bc" and config["args"]["batch_size"] == 8 and config["physics"] == "d4rl"
+    assert config["algorithm"] == "td3_bc" and config["args"]["batch_size"] == 8 and config["physics"] == "d4rl-1"
     assert config["versions"].keys() >= {"python", "torch", "numpy", "gymnasium", "mujoco"} and len(config["data"]["sha256"]) == 64
     assert run.folder.name.startswith("td3_bc-hopper-2")
 

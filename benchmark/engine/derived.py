@@ -56,7 +56,7 @@ def tag(names: tuple[str, ...], standin: bool, rows: int) -> str:
         return ""
     if without := [name for name in names if not D4RL[name]["standin"]]:
         raise InputError(f"{without[0]}: there is no stand-in for it; it needs D4RL's own data (no --standin)")
-    digest = hashlib.sha256("".join(standin_hash(D4RL[name]["standin"].split(), rows) for name in names).encode())
+    digest = hashlib.sha256("".join(standin_hash(name, D4RL[name]["standin"].split(), rows) for name in names).encode())
     return f".standin-{digest.hexdigest()[:8]}"
 
 

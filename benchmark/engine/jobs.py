@@ -1,8 +1,9 @@
 """Work to do for a table: which runs belong to a cell, and training some seeds of it to the end.
 
 A run belongs to a cell if it was trained by the cell's file with the values that the cell's flags give today, whoever
-started it; a finished run has a result.json. `work` can be called anywhere that sees the runs' folder, any number of
-times, by several processes at once: a seed is trained by one of them, and a run that was killed goes on.
+started it, and evaluated under the physics that is simulated today; a finished run has a result.json. `work` can be
+called anywhere that sees the runs' folder, any number of times, by several processes at once: a seed is trained by one
+of them, and a run that was killed goes on.
 """
 
 import contextlib
@@ -68,7 +69,7 @@ class Cell:
                 return False
         same = all(mine[name] == its[name] for name in mine.keys() & its.keys())
         same &= run.algorithm == self.algorithm and run.script == os.path.realpath(script_of(self.algorithm))
-        return same and not run.damaged
+        return same and not run.outdated and not run.damaged
 
 
 def cell(column: str, algorithm: str, dataset: str, words: tuple[str, ...], own: Own | None = None) -> Cell:

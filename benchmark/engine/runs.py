@@ -23,6 +23,7 @@ from common.args import parse, read_config
 from common.checkpoint import check_fit, read_checkpoint
 from common.data import Dataset
 from common.files import text_of
+from common.physics import version
 
 ROOT = Path(__file__).parents[2]
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
@@ -162,6 +163,14 @@ class Run:
             return not self.checkpoint
         except InputError as error:
             return pass_over(error)
+
+    @cached_property
+    def outdated(self) -> bool:
+        """Is it evaluated under a physics that this version no longer simulates? Told once."""
+        its = self.config["physics"]
+        now = version(self.config["task"], its.partition("-")[0])
+        return its != now and pass_over(InputError(f"{self.folder}: is evaluated under the physics {its}, this version "
+                                                   f"simulates {now}; no table mixes them"))
 
     @property
     def progress(self) -> int:
