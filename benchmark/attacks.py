@@ -22,8 +22,9 @@ Paper / authors' code / here:
   every eps and for every agent. Report `worst`, the least score of all attacks: one attack's failure proves nothing.
 
 Episodes start where the run's own evaluations start, so that eps 0 repeats its last evaluation. Rows are written to
-attacks.csv in the run's folder and not computed again; a figure (score against eps) and all rows go to --out, under a
-name that is another for other runs or flags. A run folder is data: only files in algorithms/ are loaded, or --script.
+attacks.csv in the run's folder and not computed again, but under another physics; a figure (score against eps) and all
+rows go to --out, under a name that is another for other runs or flags. A run folder is data: only files in algorithms/
+are loaded, or --script.
 
 Run: python benchmark/attacks.py runs/rorl-hopper-medium-v2-20261121-091549-151
 """

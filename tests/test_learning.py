@@ -10,7 +10,7 @@ from tests.helpers import ROOT, make_data, run_script
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env, behaviour", [("hopper-medium-v2", 48.4), ("halfcheetah-medium-v2", 41.6)])
+@pytest.mark.parametrize("env, behaviour", [("hopper-medium-v2", 48.4), ("halfcheetah-medium-v2", 39.9)])
 def test_td3_bc_beats_the_policy_that_made_the_standin(env, behaviour, tmp_path):
     """50,000 updates on 200,000 rows; `behaviour` is the policy's own normalised score with sampled actions."""
     code, out, err = run_script(ROOT / "algorithms/td3_bc.py", "--env", env, "--standin-rows", 200_000, "--updates", 50_000,
