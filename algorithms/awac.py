@@ -182,7 +182,7 @@ class AWAC:
     def actor_loss(self, log_prob: Tensor, imitation_weight: Tensor) -> Tensor:
         return -(imitation_weight * log_prob).mean()  # (6)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         batch = self.data.sample(self.args.batch_size, self.rng)
         q = self.critics(batch.obs, batch.action)
@@ -198,6 +198,8 @@ class AWAC:
         actor_loss.backward()
         self.actor_optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
+        if not log:
+            return {}
         return {"critic_loss": critic_loss, "q": q[0].mean(), "advantage": advantage.mean(),
                 "weight": imitation_weight.mean(), "capped": (imitation_weight > 99).float().mean(),
                 "actor_loss": actor_loss, "log_std": log_std.mean()}
@@ -210,7 +212,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

@@ -176,7 +176,7 @@ class BC:
     def gaussian_loss(self, nll: Tensor, entropy: Tensor, alpha: Tensor) -> Tensor:
         return (nll - alpha * entropy) / alpha.clamp(min=1)  # (6)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         batch, stats = self.data.sample(self.args.batch_size, self.rng), {}
         if self.args.gaussian:
@@ -194,6 +194,8 @@ class BC:
         self.actor_optimizer.zero_grad()
         loss.backward()
         self.actor_optimizer.step()
+        if not log:
+            return {}
         return {"actor_loss": loss, **stats}
 
 
@@ -205,7 +207,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

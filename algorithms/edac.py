@@ -233,7 +233,7 @@ class EDAC:
         target_entropy = -self.data.action_size
         return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         batch = self.data.sample(self.args.batch_size, self.rng)
         alpha = self.log_alpha.detach().exp()
@@ -251,6 +251,8 @@ class EDAC:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
+        if not log:
+            return {}
         return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
                 "q_std": q.std(0, correction=0).mean(), "target": target.mean(), "actor_loss": actor_loss,
                 "alpha": alpha, "entropy": -log_prob.mean(), "similarity": similarity}
@@ -263,7 +265,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

@@ -175,7 +175,7 @@ class OneStep:
         loss = self.args.rev_kl_weight * kl - q  # (6)
         return loss, q - self.critics(batch.obs, batch.action).mean(), torch.zeros_like(kl), kl
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         (stage, moves), args = self.phase, self.args
         self.step += 1
         batch = (self.data.sample_sarsa if stage == "B" else self.data.sample)(args.batch_size, self.rng)
@@ -194,6 +194,8 @@ class OneStep:
             target, online = (list(net.state_dict().values()) for net in nets)  # without gradients
             torch._foreach_lerp_(target, online, 1.0 if stage == "A" else args.tau)  # 1: a copy
         critic_loss, q, actor_loss, advantage, capped, kl = self.stats
+        if not log:
+            return {}
         return {"critic_loss": critic_loss, "q": q, "actor_loss": actor_loss, "advantage": advantage,
                 "capped": capped, "kl": kl}
 
@@ -207,7 +209,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

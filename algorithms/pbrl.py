@@ -235,7 +235,7 @@ class PBRL:
         q = self.critics(torch.cat([batch.obs, obs]), torch.cat([batch.action, action]))
         return q.split([len(batch.obs), len(obs) // 2, len(obs) // 2], 1)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         beta = self.beta_ood()
         batch = self.data.sample(self.args.batch_size, self.rng)
         action, log_prob = self.actor.sample(*self.actor(batch.obs), self.rng)
@@ -254,6 +254,8 @@ class PBRL:
         self.relax(q_ood.detach().mean())
         self.step += 1
         self.count += 1
+        if not log:
+            return {}
         return {"critic_loss": critic_loss / len(q), "ood_loss": ood_loss / len(q), "q": q.mean(),
                 "q_max": q.max(), "u": self.uncertainty(q).mean(), "q_ood": q_ood.mean(),
                 "u_ood": self.uncertainty(q_ood).mean(), "clipped": (ood_target == 0).to(q.dtype).mean(),
@@ -268,7 +270,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

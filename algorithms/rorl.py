@@ -282,7 +282,7 @@ class RORL:
         target_entropy = -self.data.action_size
         return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         args, has_ood = self.args, self.phase
         zero = torch.zeros((), device=self.data.device)  # stands in for a loss that is off
         batch = self.data.sample(args.batch_size, self.rng)
@@ -308,6 +308,8 @@ class RORL:
         for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, args.tau)
+        if not log:
+            return {}
         return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
                 "q_std": q.std(0, correction=0).mean(), "q_smooth": q_smooth, "q_ood_std": ood_std,
                 "lambda": lam, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
@@ -321,7 +323,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

@@ -219,7 +219,7 @@ class IVR:
         progress = (self.count / self.args.updates).clamp(max=1)  # 1 past the end
         return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         batch = self.data.sample(self.args.batch_size, self.rng)
         batch = batch._replace(action=batch.action.clamp(-1 + 1e-5, 1 - 1e-5))
@@ -237,6 +237,8 @@ class IVR:
         self.descend(self.critic_optimizer, critic_loss)
         polyak(self.target_critics, self.critics, self.args.tau)
         self.count += 1
+        if not log:
+            return {}
         return {"critic_loss": critic_loss, "value_loss": value_loss, "actor_loss": actor_loss, "q": q.mean(),
                 "v": v.mean(), "advantage": (q - v).mean(), "weight": imitation_weight.mean(),
                 "actor_lr": actor_lr, "capped": (imitation_weight >= 100).float().mean(),
@@ -257,7 +259,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

@@ -173,7 +173,7 @@ class TD3BC:
         bc_mse = ((action - batch.action) ** 2).mean()  # code: over dimensions too
         return -lam * q.mean() + bc_mse, bc_mse, lam  # (5)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         batch = self.data.sample(self.args.batch_size, self.rng)
         target = self.critic_target(batch)
@@ -191,6 +191,8 @@ class TD3BC:
             polyak(self.target_actor, self.actor, self.args.tau)
             polyak(self.target_critics, self.critics, self.args.tau)
         actor_loss, bc_mse, lam = self.actor_stats
+        if not log:
+            return {}
         return {"critic_loss": critic_loss, "q": q[0].mean(), "actor_loss": actor_loss, "bc_mse": bc_mse,
                 "lambda": lam}
 
@@ -202,7 +204,7 @@ def main(args: Args):
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
-        logs = update()
+        logs = update(log=run.due(step))
         run.log(step, logs)
         run.evaluate(step)
     run.report()

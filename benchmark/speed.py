@@ -13,7 +13,7 @@ is no file of ours yet, d3rlpy runs alone, with its own values. Data are random:
 them. GFLOP are those of matrix products, forward and backward, a multiplication and an addition being two; they are
 compared with the best of some square float32 products, the machine's peak, which take turns as well.
 
-Run: python benchmark/speed.py --algorithms td3_bc "sac_n --config sac-10" --peers peers/bin/python
+Run: python benchmark/speed.py --algorithms td3_bc "sac_n --config sac-10" --peers peers/bin/python [--kernels]
 """
 
 import contextlib
@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from benchmark.engine.files import whole
+from benchmark.engine.kernels import counted
 from benchmark.engine.runs import ROOT, arguments, digest, script_of
 from benchmark.engine.speed_worker import PEERS
 from common import InputError, friendly
@@ -60,6 +61,7 @@ class Args:
     rounds: Annotated[int, within("[1, 1e6]")] = 7  # turns of a contender
     seconds: Annotated[float, within("(0, 1e6]")] = 2.0  # that a turn takes, about
     threads: Annotated[int, within("[1, 4096]")] = 1  # of a contender
+    kernels: bool = False  # only count the operators of an update that launch a kernel on a GPU
     out: Path = Path("results")  # folder of speed.md and speed.csv; with other flags, speed and eight digits
 
 
@@ -260,10 +262,23 @@ def checked(args: Args) -> str:
     return peer_versions(args.peers) if args.peers else "none"
 
 
+def kernel_table(args: Args) -> str:
+    """Of every algorithm: an update between two rows of log.csv, and one with its logs."""
+    lines = ["algorithm | kernels | with logs | most frequent", "--- | ---: | ---: | ---"]
+    for algorithm in args.algorithms:
+        name, *words = shlex.split(algorithm)
+        found = counted(name, ["--env", args.env, *words])
+        most = ", ".join(f"{count:g} {operator}" for operator, count in found["no logs"].most_common(6))
+        lines.append(f"{algorithm} | {found['no logs'].total():g} | {found['logs'].total():g} | {most}")
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def main(args: Args):
     other = {name: value for name, value in vars(args).items() if value != getattr(Args, name) and name != "out"}
     name = "speed" + f".{digest(sorted(map(repr, other.items())))}" * bool(other)
     versions, table = checked(args), []
+    if args.kernels:
+        return print(kernel_table(args))
     check_folder(args.out)
     if not args.peers:
         print(f"without peers; to have them: {INSTALL}", file=sys.stderr)

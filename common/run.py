@@ -138,17 +138,23 @@ class Run:
     def _command(self):
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
 
+    def due(self, step: int) -> bool:
+        """Does `log` look at this update's numbers? At each `log_every`-th, the last, and the first, to check them."""
+        return self._has_row(step) or "log.csv" not in self.headers
+
+    def _has_row(self, step):
+        return step % self.args.log_every == 0 or step == self.args.updates
+
     def log(self, step: int, logs: list[dict]) -> None:
         """A row per seed, each `log_every` updates and at the last, of an update's numbers and scalar tensors.
 
         RunError if one is not finite; InputError if one is no number, at once, or the names are not those of before.
         """
-        due = step % self.args.log_every == 0 or step == self.args.updates
-        if not due and "log.csv" in self.headers:
+        if not self.due(step):
             return
         rows = [{"step": step, "seed": seed} | _numbers(log) for seed, log in zip(self.args.seeds, logs)]
         self.headers.setdefault("log.csv", list(rows[0]))
-        for row in rows if due else ():
+        for row in rows if self._has_row(step) else ():
             if bad := [key for key, value in row.items() if not np.isfinite(value)]:
                 raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {row['seed']}; see "
                                f"{self.folder}")

@@ -69,12 +69,12 @@ class Script:
             return found
         return wait_until(checked)
 
-    def end(self, signal=None) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr), after the signal if one is given."""
+    def end(self, signal=None, deadline=DEADLINE) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), after the signal if one is given. TimeoutExpired: not within `deadline` seconds."""
         if signal:
             self.process.send_signal(signal)
         try:
-            self.process.wait(DEADLINE)
+            self.process.wait(deadline)
         finally:
             self.process.kill()
             self.process.wait()
@@ -84,9 +84,9 @@ class Script:
         return self.process.returncode, *said
 
 
-def run_script(path, *words, **options):
+def run_script(path, *words, deadline=DEADLINE, **options):
     """A script from its start to its end: (exit code, stdout, stderr). Options as Script."""
-    return Script(path, *words, **options).end()
+    return Script(path, *words, **options).end(deadline=deadline)
 
 
 class Pause:

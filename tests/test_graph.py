@@ -161,20 +161,21 @@ def phases(agent) -> dict:
     return found
 
 
-def record(agent, step: int) -> list:
+def record(agent, step: int, log: bool = True) -> list:
     """The operations of the update that follows `step`."""
     agent.step = step
     before = dict(vars(agent))
     with NoHostData(), Recorder(agent.rng) as recorder:
-        logs = agent.update()
+        logs = agent.update(log=log)
     bound = {name for name in before | vars(agent) if getattr(agent, name, None) is not before.get(name)}
     assert bound == {"step"} and agent.step == step + 1, f"update() binds {sorted(bound)}, a replay only adds 1 to step"
     assert all(value.shape == () for value in logs.values()), "update() returns scalar tensors"
+    assert bool(logs) == log, "update() returns its logs, and none if they are not wanted"
     return recorder.operations
 
 
 def check(agent) -> dict:
-    """{step: set of operators}, a step for each phase. AssertionError, or PyTorch's own error: an update is not fit for a CUDA graph."""
+    """{step: set of operators}, a step for each phase. Without logs, its operations are some of those, in that order. AssertionError, or PyTorch's own error: an update is not fit for a CUDA graph."""
     agent, operators = moved(agent, "meta"), {}
     for phase, steps in phases(agent).items():
         first, last = record(agent, steps[0]), record(agent, steps[-1])
@@ -182,6 +183,8 @@ def check(agent) -> dict:
             first = record(agent, steps[0])  # the very first update may have created what later ones find
         differ = next((pair for pair in zip_longest(first, last) if pair[0] != pair[1]), None)
         assert not differ, f"updates {steps[0]} and {steps[-1]} have one phase, {phase}, and different operations: {differ}"
+        rest = iter(first)
+        assert all(operation in rest for operation in record(agent, steps[0], log=False)), f"without logs, phase {phase} has other operations"
         operators[steps[0]] = frozenset(function for function, *_ in first)
     return operators
 
@@ -320,7 +323,7 @@ class Tiny:
     def phase(self):
         return self.step % 2
 
-    def update(self):
+    def update(self, log=True):
         self.step += 1
         batch = self.data.sample(8, self.rng)
         q = self.net(batch.obs)[:, 0]
@@ -329,7 +332,7 @@ class Tiny:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"critic_loss": loss, **self.logs}
+        return {"critic_loss": loss, **self.logs} if log else {}
 
 
 @pytest.mark.parametrize("line", [
@@ -379,7 +382,7 @@ def test_a_tensor_of_the_host(line, data):
     ("self.logs['q'] = q", "returns scalar tensors"),
     ("self.scale *= 0.9", r"binds \['scale', 'step'\]"), ("self.step += 1", "adds 1 to step"),
     ("q * (1 / self.step)", "have one phase, 0, and different operations"), ("if self.step > 5000: q.exp()", "have one phase"),
-    ("self.optimizer.param_groups[0]['lr'] = 1 / self.step", "have one phase"), ("self.net.bias.data = torch.zeros(1)", "host")])
+    ("self.optimizer.param_groups[0]['lr'] = 1 / self.step", "have one phase"), ("None if log else q.exp()", "without logs, phase 0 has other operations"), ("self.net.bias.data = torch.zeros(1)", "host")])
 def test_what_else_a_recording_cannot_have(line, message, data):
     with pytest.raises((AssertionError, NotImplementedError, TypeError), match=message):
         check(Tiny(data, line))
@@ -416,12 +419,12 @@ class Agent:
     def phase(self):
         return self.step == self.args.updates - 1
 
-    def update(self):
+    def update(self, log=True):
         self.step += 1
         reward = self.data.sample(8, self.rng).reward
         if CONDITION:
             float(reward.mean())
-        return {"actor_loss": reward.mean()}
+        return {"actor_loss": reward.mean()} if log else {}
 """
 
 

@@ -14,7 +14,7 @@ from tests.helpers import ROOT, make_data, run_script
 def test_td3_bc_beats_the_policy_that_made_the_standin(env, behaviour, tmp_path):
     """50,000 updates on 200,000 rows; `behaviour` is the policy's own normalised score with sampled actions."""
     code, out, err = run_script(ROOT / "algorithms/td3_bc.py", "--env", env, "--standin-rows", 200_000, "--updates", 50_000,
-                                "--eval-every", 10_000, "--runs", tmp_path, timeout=3600)
+                                "--eval-every", 10_000, "--runs", tmp_path, deadline=3600)
     assert code == 0, err
     last = float(next(line for line in out.splitlines() if line.split()[:1] == ["0"]).split()[1])
     assert last > behaviour

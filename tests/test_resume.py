@@ -151,6 +151,19 @@ def test_a_saved_and_restored_agent_goes_on_bitwise(algorithm):
         assert_equal_trees(snapshot(other), snapshot(whole))
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_updates_without_logs_train_the_same_bitwise(algorithm):
+    """At every point of its schedules; and what is logged now and then is what would have been logged always."""
+    (quiet,), (loud,) = small_agents(algorithm, [0]), small_agents(algorithm, [0])
+    for step in range(40):
+        logs = loud.update()
+        if step % 7 == 3:
+            assert_equal_trees(quiet.update(log=True), logs)
+        else:
+            assert quiet.update(log=False) == {}
+    assert_equal_trees(snapshot(quiet), snapshot(loud))
+
+
 def test_evaluations_that_were_under_way_are_not_lost(tmp_path, monkeypatch):
     """A checkpoint keeps the weights of evaluations that have not been delivered."""
     from algorithms.td3_bc import TD3BC, Args

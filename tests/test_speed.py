@@ -6,19 +6,22 @@ import os
 import runpy
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from algorithms.rorl import RORL
 from algorithms.rorl import Args as RORLArgs
 from algorithms.td3_bc import TD3BC
 from algorithms.td3_bc import Args as TD3BCArgs
 from benchmark import speed
+from benchmark.engine.kernels import counted, kernels, period_of
 from benchmark.engine.runs import script_of
+from benchmark.engine.speed_worker import PEERS, flops, ours
 from benchmark.speed import Args, Contender, checked, contenders, main, markdown, peer_versions, ratios, rows, write_data
-from benchmark.engine.speed_worker import PEERS, flops, ours, period_of
 from common import InputError
 from common.data import load_dataset
 from tests.helpers import ENDLESS, ROOT, Script, make_data, run_script
@@ -273,3 +276,42 @@ def test_real_peers(tmp_path, capsys):
         if row["parameters"]:
             sizes.setdefault(row["algorithm"], set()).add(int(row["parameters"]))
     assert sizes["td3_bc"] == {209413} and sizes["sac_n --config sac-10"] == {1493008} and len(sizes) == len(args.algorithms)
+
+
+# Kernels
+
+
+KERNELS = {"bc": 31, "one_step": 62, "one_step --stages 0 1 0": 43, "td3_bc": 92.5, "awac": 152, "iql": 150, "sql_eql": 164, "xql": 170,
+           "sac_n --config sac-10": 179, "edac": 241, "pbrl": 267, "rorl": 476}  # of an update without logs, at most
+
+
+def test_kernels_are_counted():
+    weight, out = torch.ones(3, 2, requires_grad=True), torch.zeros(2)
+
+    def update(log):
+        product = (torch.ones(4, 3) @ weight)[:2].t().reshape(4)  # ones, mm, clone of what is no view
+        if log:
+            out.copy_(product[:2].detach()).add_(1)
+        product.sum().backward(inputs=[weight])
+
+    before = kernels(update, 1)
+    assert before["mm"] == 2 and before["ones"] == before["sum"] == before["clone"] == 1 and not {"t", "view", "slice", "expand", "empty"} & set(before)
+    assert kernels(update, 2, log=True) - kernels(update, 2) == {"copy_": 1, "add_": 1}
+
+
+@pytest.mark.parametrize("algorithm", KERNELS)
+def test_no_update_has_more_kernels_than_it_had(algorithm):
+    name, *words = algorithm.split()
+    found = counted(name, ["--env", "hopper-medium-v2", *words])
+    assert found["no logs"].total() == KERNELS[algorithm], found["no logs"].most_common()
+    assert found["logs"].total() >= found["no logs"].total()
+
+
+def test_every_file_has_its_number_of_kernels():
+    assert {algorithm.split()[0] for algorithm in KERNELS} == {path.stem for path in (ROOT / "algorithms").glob("*.py")}
+
+
+def test_the_table_of_kernels(capsys):
+    main(replace(Args(), kernels=True, algorithms=("bc", "one_step --stages 0 1 0"), device="cpu"))
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[:2] for row in rows] == [[f"| {name}", f"{KERNELS[name]:g}"] for name in ("bc", "one_step --stages 0 1 0")]

@@ -38,16 +38,6 @@ def flops(update, period: int) -> float:
     return counter.get_total_flops() / period
 
 
-def period_of(agent) -> int:
-    """Updates until the phase is the first again (common/graph.py), which are made: 2 with TD3's delayed actor."""
-    first = getattr(agent, "phase", None)
-    for period in range(1, 101):
-        agent.update()
-        if getattr(agent, "phase", None) == first:
-            return period
-    return 1  # a schedule's end
-
-
 def size(*modules) -> int:
     """Parameters that are trained."""
     return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
@@ -63,6 +53,7 @@ def ours(job: dict):
     import torch
     from torch import nn
 
+    from benchmark.engine.kernels import kernels, period_of
     from benchmark.engine.runs import agent_class, load_script
     from common import keep_memory
     from common.data import load_dataset
@@ -77,6 +68,7 @@ def ours(job: dict):
     facts["hidden"] = [weight.shape[-1] for weight in agents[0].critics.weights][:-1] if job["peer"] else []
     if mode == "eager":
         facts["flops"] = flops(agents[0].update, facts["period"])
+        facts["kernels"] = kernels(agents[0].update, facts["period"]).total()
     if "compile" in mode:
         for agent in agents:
             agent.update = torch.compile(agent.update)
