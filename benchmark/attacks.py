@@ -21,10 +21,10 @@ Paper / authors' code / here:
 - The code draws candidates for all environments of a batch at once; here each environment has its own, and the same at
   every eps and for every agent. Report `worst`, the least score of all attacks: one attack's failure proves nothing.
 
-Episodes start where the run's own evaluations start, so that eps 0 repeats its last evaluation. Rows are written to
-attacks.csv in the run's folder and not computed again, but under another physics; a figure (score against eps) and all
-rows go to --out, under a name that is another for other runs or flags. A run folder is data: only files in algorithms/
-are loaded, or --script.
+Episodes start where the run's own evaluations start, so that eps 0 repeats its last evaluation, if the physics is the
+same. Rows are written to attacks.csv in the run's folder and computed again only under another physics; a figure (score
+against eps) and all rows go to --out, under a name that is another for other runs or flags. A run folder is data: only
+files in algorithms/ are loaded, or --script.
 
 Run: python benchmark/attacks.py runs/rorl-hopper-medium-v2-20261121-091549-151
 """
@@ -49,7 +49,7 @@ from common import InputError, friendly
 from common.args import cli, usable_device, within
 from common.evaluation import action_bounds, normalized_score
 from common.files import check_folder
-from common.physics import make_env, version
+from common.physics import make_env
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 ZERO_ORDER, STARTS, STEPS = 50, 20, 10  # (5), (6)
@@ -215,11 +215,10 @@ class Target:
         if not self.task:
             raise InputError(f"{run.folder}: was trained without a task (--eval-env none), there is nothing to play")
         bounds, limit = action_bounds(run.config["data"]), run.config["args"].get("max_episode_steps")
-        kind = run.config["physics"].partition("-")[0]
-        self.world, self.physics = (self.task, kind, bounds, limit), version(self.task, kind)
-        if self.physics != run.config["physics"]:
-            print(f"{run.folder}: is evaluated under the physics {run.config['physics']}, and attacked under today's, "
-                  f"{self.physics}")
+        its, self.physics = run.physics
+        self.world = self.task, self.physics, bounds, limit
+        if self.physics != its:
+            print(f"{run.folder}: is evaluated under the physics {its}, and attacked under today's, {self.physics}")
         self.env = make_env(*self.world)
         if critic and robot(critic.config["task"]) != robot(self.task):
             raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
@@ -256,7 +255,7 @@ def attack_run(target: Target, args: Args) -> list[dict]:
     known = {}
     if path.is_file():
         with open(path, newline="") as file:
-            its = [row | {"physics": row.get("physics") or run.config["physics"]}  # older rows had the run's
+            its = [row | {"physics": row.get("physics") or run.physics[0]}  # older rows had the run's
                    for row in csv.DictReader(file) if row.get("returns")]
             known = {tuple(row.get(name) for name in FACTS): row for row in its}
     for seed, agent, critics in zip(target.seeds, target.agents, target.critics):

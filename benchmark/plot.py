@@ -1,9 +1,9 @@
 """Any set of run folders, finished or not, side by side: learning curves, robust statistics, scores and times.
 
-Runs that differ in nothing but their seeds are one algorithm; runs of other physics are not. Stand-in data and D4RL's
-are never in one group, panel or statistic, and neither are normalised scores and raw returns. Left in --out: NAME.html
-and figures, which have the name of their one run, or one that is another for every set of runs, unless --name chooses
-it.
+Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
+statistic, and neither are normalised scores and raw returns, nor two versions of a robot's physics. Left in --out:
+NAME.html and figures, which have the name of their one run, or one that is another for every set of runs, unless --name
+chooses it.
 
 Run: python benchmark/plot.py runs/*
 """
@@ -56,10 +56,13 @@ def read(folders: tuple[Path, ...]) -> list[Run]:
 
 
 def dataset(run: Run) -> str:
-    """A panel's name: data, the task where it is not the data's own, and whether it is a stand-in."""
+    """A panel's name: data, the task where it is not the data's own, whether it is a stand-in, and a physics of its
+    evaluations that is not today's."""
     env, task = run.config["args"]["env"], run.config["args"].get("eval_env", "auto")
     env = Path(env).name if run.config["dataset_source"] == "file" else env
-    return plain(env + f" on {task}" * (task not in ("auto", "none", env))) + " (stand-in data)" * run.standin
+    its, now = run.physics
+    marks = " (stand-in data)" * run.standin + f" (physics {its})" * (its != now)
+    return plain(env + f" on {task}" * (task not in ("auto", "none", env))) + marks
 
 
 def gather(runs: list[Run]) -> list[Group]:
@@ -67,7 +70,7 @@ def gather(runs: list[Run]) -> list[Group]:
     a finished one before an unfinished one."""
     alike = {}
     for run in runs:
-        data = run.config.get("data", {}).get("sha256"), run.standin, run.config["physics"]
+        data = run.config.get("data", {}).get("sha256"), run.standin, run.physics
         alike.setdefault(repr((run.algorithm, run.script, run.settings, data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
     for group in alike.values():
@@ -88,9 +91,7 @@ def name(run: Run, firsts: list[Run]) -> str:
     same = [other for other in firsts if (dataset(other), label(other)) == (dataset(run), label(run))]
     differ = [key for key, value in run.settings.items() if any(other.settings.get(key) != value for other in same)]
     told = [plain(f"{key.replace('_', '-')}={run.settings.get(key)}") for key in differ]
-    told += [run.config["physics"]] * (len({other.config["physics"] for other in same}) > 1)
-    alone = sum((other.settings, other.config["physics"]) == (run.settings, run.config["physics"])
-                for other in same) == 1
+    alone = sum(other.settings == run.settings for other in same) == 1
     return plain(" ".join([label(run), *told, *([] if alone else [run.folder.name])]), 200)
 
 

@@ -16,7 +16,7 @@ import tyro
 
 from common import InputError
 from common.files import check_folder, text_of
-from common.physics import dated, version
+from common.physics import version, with_version
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -24,7 +24,7 @@ KINDS = {  # what config.json must have: {name: is this such a value?}
     "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
     "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
     "dataset_source": lambda x: isinstance(x, str), "task": lambda x: x is None or isinstance(x, str),
-    "physics": lambda x: isinstance(x, str) and re.fullmatch(r"d4rl(-\d+)?|stock|stored", x),
+    "physics": lambda x: isinstance(x, str) and re.fullmatch("d4rl(-[1-9][0-9]{0,3})?|stock|stored", x),
     "args.env": lambda x: isinstance(x, str),
     "args.seeds": lambda x: isinstance(x, list) and x != [] and all(type(seed) is int for seed in x),
     "args.updates": lambda x: type(x) is int and x > 0}
@@ -174,7 +174,7 @@ def read_config(folder: Path) -> dict:
         fields = config | {f"args.{flag}": config["args"].get(flag) for flag in ("seeds", "env", "updates")}
         if wrong := [name for name, kind in KINDS.items() if not kind(fields[name])]:
             raise ValueError(f"its {wrong[0]} is {json.dumps(fields[wrong[0]])[:40]}")
-        return config | {"physics": dated(config["physics"])}
+        return config
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
@@ -200,7 +200,7 @@ def _saved_args(Args, folder):
         args = cli(Args, words)
     except InputError as error:
         raise InputError(f"--resume {folder}: its config.json does not fit this version: {error}") from None
-    if (its := config["physics"]) != (now := version(config["task"], args.physics)):
+    if (its := with_version(config["physics"])) != (now := version(config["task"], args.physics)):
         raise InputError(f"--resume {folder}: is evaluated under the physics {its}, this version simulates {now}; go "
                          f"on with the version that began it, {config.get('git') or 'unknown'}")
     return args

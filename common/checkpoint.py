@@ -10,7 +10,6 @@ import torch
 
 from common import InputError
 from common.files import BOUNDS
-from common.physics import dated
 
 SEAL = 64  # hexadecimal digits of a SHA-256
 
@@ -111,9 +110,7 @@ def facts(config: dict) -> dict:
 def check_fit(saved: dict, config: dict) -> None:
     """ValueError: a checkpoint is of another run than a config.json says. Older versions kept no flags in it."""
     args = config["args"]
-    known = {"physics": config.get("physics")} | saved.get("facts", {})
-    known["physics"] = dated(known["physics"])
-    for here, its in ((args, saved.get("settings", {})), (facts(config), known)):
+    for here, its in ((args, saved.get("settings", {})), (facts(config), saved.get("facts", {}))):
         if other := [name for name in its if here.get(name) != its[name]]:
             name = other[0]
             raise ValueError(f"it was saved with {name} {its[name]}, config.json has {here.get(name)}"[:300])

@@ -1,4 +1,10 @@
-"""Several agents side by side: a loop on the CPU, one CUDA graph with a branch (stream) per agent on a GPU."""
+"""Several agents side by side: a loop on the CPU, one CUDA graph with a branch (stream) per agent on a GPU.
+
+On CUDA an update is recorded once and replayed: it has static shapes, no host sync and no branch on data. An agent
+whose updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`, any
+hashable value, and each combination of phases, with logs and without, is recorded. `step`, one more after each update,
+is the only host state that an update may change.
+"""
 
 from collections import Counter
 
@@ -10,15 +16,9 @@ WARM_UP = 3  # real updates before a recording: what is created lazily (cuBLAS, 
 def side_by_side(agents: list):
     """A function that makes one update of every agent and returns their logs, a list of {name: scalar tensor}.
 
-    Its argument `log` is handed on: agent.update(log=False) trains in the same way and returns {}, for numbers that
-    nobody looks at cost a third of the kernels of a small network. It is True where none is given.
-
-    On CUDA an update is recorded once and replayed: it has static shapes, no host sync and no branch on data. An agent
-    whose updates differ in a way the host knows (TD3's delayed actor, a term that a schedule ends) has a `phase`, any
-    hashable value, and each combination of phases, with logs and without, is recorded. `step`, one more after each
-    update, is the only host state that an update may change. Registered generators draw as if each agent were alone.
-
-    With `--compile` each agent's update is compiled by torch.compile, inside the graph on CUDA: other roundings.
+    Its argument `log`, True by default, is handed on: agent.update(log=False) trains in the same way and returns {}, at
+    the cost of fewer kernels. With `--compile` torch.compile compiles the updates: the last digits are others.
+    Generators draw as if each agent were alone.
     """
     updates = [torch.compile(agent.update) if agent.args.compile else agent.update for agent in agents]
     if agents[0].rng.device.type != "cuda":

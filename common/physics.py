@@ -2,10 +2,11 @@
 
 The D4RL v2 data were recorded with gym on MuJoCo <= 2.1.0. Since then capsules got exact masses (MuJoCo 2.1.1; before,
 they weighed as cylinders that reach half-way into the caps), contact margins of two geoms are summed (3.5; before, the
-larger counted), walker2d_v5.xml has another right foot, an impedance of 0 is no longer interpolated from 0 (HalfCheetah
-has such), and RK4 integrates a free joint's quaternion in another way (4.0; Ant). `patch` undoes all that. Then steps
-that mujoco-py recorded in 2018 come out again, the largest error over all entries being 1.2e-14 on Hopper, 7.1e-14 on
-Walker2d, 1.3e-10 (median 5.1e-14) on HalfCheetah and 1.2e-13 on Ant.
+larger counted), walker2d_v5.xml has another right foot, impedances that start at 0 (HalfCheetah's) now start at 1e-4,
+and RK4 is of fourth order for a free joint's quaternion too (seen in 4.0; before, of second; Ant). `patch` undoes all
+that. One control step from each state that mujoco-py recorded in 2018 then gives the next one: the largest difference
+of an entry of (qpos, qvel) is 1.2e-14 on Hopper, 7.1e-14 on Walker2d, 1.3e-10 (median 5.1e-14) on HalfCheetah and
+1.2e-13 on Ant.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
     "walker2d": ("Walker2d-v5", {"xml_file": "walker2d.xml"}),
     "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0})}
-VERSIONS = {"halfcheetah": 2, "ant": 2}  # of what `d4rl` simulates; 1 where none is named, and before there were any
+VERSIONS = {"halfcheetah": 2, "ant": 2}  # of what `d4rl` simulates; other robots, and runs from before this, have 1
 LIMIT = 1000  # steps of an episode where an environment sets none: an evaluation has to end
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # (low, high), A numbers each
 
@@ -36,7 +37,8 @@ def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max
     `physics`: `d4rl` (`patch`, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's v5;
     a Minari id gets the environment stored with it. `bounds`: actions are taken in [-1, 1], the environment gets
     low + (action + 1) / 2 * (high - low). `max_episode_steps`: in place of the environment's own limit; without either
-    it is LIMIT. InputError: no simulator installed, or none here for this task.
+    it is LIMIT. InputError: no simulator installed, none here for this task, or another physics (`d4rl-2` is one where
+    that is today's `version`).
     """
     env = _make(name, physics, {"max_episode_steps": max_episode_steps} if max_episode_steps else {})
     import gymnasium
@@ -56,8 +58,9 @@ def version(task: str | None, physics: str) -> str:
     return physics if physics != "d4rl" else f"d4rl-{VERSIONS.get((task or '').split('-')[0], 1)}"
 
 
-def dated(physics: str) -> str:
-    """The same of a run that is older than versions, as it was then: `d4rl-1` for `d4rl`."""
+def with_version(physics: str) -> str:
+    """What a config.json says, as `version` would: runs from before there were versions say `d4rl`, meaning `d4rl-1`.
+    """
     return "d4rl-1" if physics == "d4rl" else physics
 
 
@@ -94,13 +97,15 @@ def _make(name, physics, options):
             return minari.load_dataset(name).recover_environment(eval_env=True, **options)
         except Exception as error:  # gymnasium, minari and the environment's package have their own kinds
             raise InputError(f"{name}: Minari cannot make its environment ({error}); {without}") from None
+    if physics not in ("d4rl", "stock", version(name, "d4rl")):
+        raise InputError(f"{name}: {str(physics)[:20]} is no physics that is simulated here; there are d4rl and stock")
     robot = name.split("-")[0]
     if robot not in ROBOTS:
         raise InputError(f"{name}: no simulator for it here yet (there are {', '.join(ROBOTS)}); {without}")
     (gym_id, kwargs), handler = ROBOTS[robot], mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)  # MuJoCo 4 deprecates a word in HalfCheetah's XML
     try:
-        kwargs = kwargs if physics == "d4rl" else {}
+        kwargs = {} if physics == "stock" else kwargs
         env = gymnasium.make(gym_id, disable_env_checker=True, **kwargs, **options)
         if physics == "stock":
             return env
@@ -184,35 +189,37 @@ def patch(env, robot: str) -> None:
 def _euler_from_zero(model, data):
     """A substep of a robot whose constraints (contacts, joint limits) ask for impedances from 0 on: HalfCheetah.
 
-    With depth, a constraint's impedance d rises by a curve y from 0 to 1. In MuJoCo <= 2.1, d = max(1e-4, y * high);
-    today's d = 1e-4 + y * (high - 1e-4), for the 0 is raised to 1e-4 beforehand. y follows from today's d. What depends
-    on d are the regularisation R, proportional to (1 - d) / d, its inverse D, and the reference acceleration
-    aref = -B * velocity - K * d * (pos - margin).
+    With depth, a constraint's impedance d rises from 0 to `high`, along a curve y that goes from 0 to 1. In MuJoCo
+    <= 2.1, d = max(1e-4, y * high). Today 0 is raised to 1e-4 first: d_now = 1e-4 + y * (high - 1e-4), from which y
+    follows. What depends on d are the regularisation R, proportional to (1 - d) / d, its inverse D, and the reference
+    acceleration aref = -B * velocity - K * d * (pos - margin).
     """
     import mujoco
-    least, high = 1e-4, float(model.geom_solimp[0, 1])  # of all its constraints
+    least, high = 1e-4, float(model.geom_solimp[0, 1])  # of all constraints, a test says
     stretch = high / (high - least)
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND  # a solver by islands has its own copies of the rows
 
     def substep():
         mujoco.mj_step1(model, data)
         if data.nefc:
-            K, _, today, _ = data.efc_KBIP.T  # a row per constraint
+            K, _, d_now, _ = data.efc_KBIP.T  # a row per constraint
             R, D, aref = data.efc_R, data.efc_D, data.efc_aref  # views: the solver has what is written here
-            d = np.maximum((today - least) * stretch, least)
-            R *= (1.0 - d) / d * today / (1.0 - today)
+            d = np.maximum((d_now - least) * stretch, least)  # y * high, but for `least`
+            R *= (1.0 - d) / d * d_now / (1.0 - d_now)
             np.reciprocal(R, out=D)
-            aref -= K * (d - today) * (data.efc_pos - data.efc_margin)
+            aref -= K * (d - d_now) * (data.efc_pos - data.efc_margin)
         mujoco.mj_step2(model, data)
 
     return substep
 
 
 def _runge_kutta(model, data):
-    """A substep of the classical Runge-Kutta method of fourth order, as MuJoCo < 4.0 takes it: Ant.
+    """A substep of the classical Runge-Kutta method, as MuJoCo < 4.0 takes it: Ant.
 
     A position is advanced along a velocity by `mj_integratePos`, which turns quaternions: from the substep's start, for
-    the stages along the velocity of the stage before, at the end along the mean velocity.
+    the stages along the velocity of the stage before, at the end along the mean velocity. So it is of fourth order, but
+    for a free joint's quaternion, where it is of second. Contact forces are solved without a warm start, which changes
+    nothing but the last digit.
     """
     import mujoco
     h, qpos, qvel, qacc = model.opt.timestep, data.qpos, data.qvel, data.qacc

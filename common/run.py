@@ -282,7 +282,9 @@ class Run:
             raise ValueError(f"an older version saved it, git {self.config.get('git') or 'unknown'}; continue it with "
                              "that one, or start a new run")
         if state["data"] != (here := self.data.source["sha256"]):
-            raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}")
+            advice = f"; go on with the version that simulated it, {self.config.get('git') or 'unknown'}"
+            raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}"
+                             + advice * self.data.standin)
         check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)

@@ -18,7 +18,7 @@ from common import end_workers, worker_pool
 from common.physics import VERSIONS, make_env
 
 POLICIES = Path(__file__).parent / "policies"
-PROTOCOL = 0  # count on when what is below changes
+PROTOCOL = 0  # add 1 when what is below changes; 0 keeps the names that older caches have
 CHUNK = 25_000  # rows that a worker collects with a seed of its own, so that the number of workers changes nothing
 KEYS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
 

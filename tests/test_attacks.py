@@ -17,7 +17,7 @@ from benchmark import attacks
 from benchmark.attacks import ZERO_ORDER, draws, jeffreys, mixed_order, objective, perturb, zero_order
 from benchmark.engine import tables
 from benchmark.engine.grid import Column, Table, make
-from benchmark.engine.runs import agent_class, flags, load_agent, load_script, read_run
+from benchmark.engine.runs import Run, agent_class, flags, load_agent, load_script, read_run
 from common import InputError
 from common.args import cli
 from common.physics import VERSIONS
@@ -526,6 +526,20 @@ def test_rows_of_older_physics_are_computed_again(copies, tmp_path, monkeypatch,
     assert f"{copies['td3_bc']}: is evaluated under the physics d4rl-1, and attacked under today's, d4rl-2\n" in capsys.readouterr().out
     assert sorted((r["physics"], r["returns"]) for r in rows_of(path)) == [("d4rl-1", "7.0"), ("d4rl-2", row["returns"])]
     assert sorted(r["physics"] for table in (tmp_path / "out").glob("*.csv") for r in rows_of(table)) == ["d4rl-1", "d4rl-2"]
+
+
+@pytest.mark.parametrize("task, its, kind, made", [
+    ("hopper-medium-v2", "stock", "stock", "stock"), ("hopper-medium-v2", "d4rl", "d4rl", "d4rl-1"), ("halfcheetah-medium-v2", "d4rl", "d4rl", "d4rl-2"),
+    ("a-b/hopper/medium-v0", "stored", "d4rl", "stored")])
+def test_a_run_is_attacked_under_its_kind_of_physics(task, its, kind, made, monkeypatch, tmp_path):
+    def make_env(*world):
+        raise InputError(repr(world))
+
+    monkeypatch.setattr(attacks, "make_env", make_env)
+    run = Run(tmp_path, {"task": task, "physics": its, "data": {}, "args": {"physics": kind}})
+    with pytest.raises(InputError) as found:
+        attacks.Target(run, [0], None, None, {})
+    assert str(found.value) == repr((task, made, None, None))
 
 
 def test_scripts_of_one_name_are_two_modules(tmp_path):

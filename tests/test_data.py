@@ -1136,8 +1136,13 @@ def test_standin_hash_changes_with_the_physics_of_its_robot(monkeypatch):
         return [standin_hash(name, D4RL[name]["standin"].split(), 100) for name in ("halfcheetah-medium-v2", "hopper-medium-v2")]
 
     today = hashes()
+    assert standin_hash("halfcheetah-random-v2", ["uniform"], 100) != standin_hash("hopper-random-v2", ["uniform"], 100)
     monkeypatch.setitem(VERSIONS, "halfcheetah", 1)
+    monkeypatch.setitem(VERSIONS, "hopper", 1)  # as a robot that is not named
     before = hashes()
     assert before[0] != today[0] and before[1] == today[1]
+    assert standin_hash("halfcheetah-random-v2", ["uniform"], 100) == standin_hash("hopper-random-v2", ["uniform"], 100)
+    monkeypatch.setitem(VERSIONS, "hopper", 2)
+    assert hashes()[1] != before[1]
     monkeypatch.setattr("common.standin.PROTOCOL", 2)
     assert not set(hashes()) & set(before + today)

@@ -93,10 +93,14 @@ def test_runs_of_older_physics_are_in_no_table(tmp_path, capsys):
             path = tmp_path / f"{folder}-{its}/config.json"
             path.write_text(json.dumps(json.loads(path.read_text()) | {"physics": its}))
     write_run(tmp_path / "stock", "td3_bc", "--env halfcheetah-medium-v2", seeds=(0,), physics="stock")
+    path = tmp_path / "stock/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"physics": "stock"}))
     words = ["--runs", str(tmp_path), "--columns", "td3_bc", "--datasets", "hopper-medium-v2", "halfcheetah-medium-v2", "--seeds", "0", "1", "2"]
     for _ in range(2):
         grid = make(replace(TABLE, datasets=("hopper-medium-v2", "halfcheetah-medium-v2")), words)
         assert [sorted(grid.finished(cell)) for cell in grid.cells] == [[0, 1], [1]]
+        stock = make(replace(TABLE, datasets=("hopper-medium-v2", "halfcheetah-medium-v2")), [*words, "--", "--physics", "stock"])
+        assert [sorted(stock.finished(cell)) for cell in stock.cells] == [[], [0]]
     err = capsys.readouterr().err
     assert err.count("\n") == 3 and "passed over: " in err and all(
         f"{tmp_path}/{name}: is evaluated under the physics {its}, this version simulates {now}; no table mixes them\n" in err

@@ -15,6 +15,7 @@ from benchmark.engine.curves import Group
 from benchmark.engine.figures import COLOURS
 from benchmark.engine.robust import above, aggregates, comparisons, improvement, improvements, profiles, thresholds
 from benchmark.engine.runs import read_run
+from common.physics import version
 from tests.helpers import DEADLINE
 
 NASTY = '<b>&"\'$x</script><!--'
@@ -31,10 +32,11 @@ def write_run(folder, algorithm="rorl", env="hopper-medium-v2", evaluations={0: 
               started="20261101-000000", words="", **values):
     """The files of a run, as a run leaves them. `evaluations`: {seed: {step: score}}; a return is ten times a score."""
     folder.mkdir(parents=True)
+    task = values.get("eval_env") if kind == "file" else env
     updates = max(step for row in evaluations.values() for step in row)
     args = {"env": env, "updates": updates, "seeds": list(evaluations), "device": "cpu", "eval_env": "auto"} | values
-    config = {"algorithm": algorithm, "args": args, "dataset_source": kind, "device": "cpu", "started": started, "data": {"kind": kind, "sha256": kind}, "task": None if raw else env,
-              "physics": "d4rl",
+    config = {"algorithm": algorithm, "args": args, "dataset_source": kind, "device": "cpu", "started": started, "data": {"kind": kind, "sha256": kind}, "task": None if raw else task,
+              "physics": version(None if raw else task, "d4rl"),
               "command": f"algorithms/{algorithm}.py --env {env} {words}"}
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / "eval.csv", "w", newline="") as file:

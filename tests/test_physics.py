@@ -137,10 +137,12 @@ def test_stock_is_gymnasiums(robot):
 
 
 @pytest.mark.parametrize("robot", physics.SUBSTEPS)
-@pytest.mark.parametrize("where", ["qpos", "qvel"])
-def test_a_simulation_that_bursts_is_reset_as_by_mujoco(robot, where):
+@pytest.mark.parametrize("where, value", [("qpos", np.nan), ("qvel", np.nan), ("qacc", np.inf)])
+def test_a_simulation_that_bursts_is_reset_as_by_mujoco(robot, where, value):
     env = at_rest(f"{robot}-medium-v2")
-    getattr(env.unwrapped.data, where)[1] = np.nan
+    getattr(env.unwrapped.data, where)[1] = value
+    if where == "qacc":  # it shows in the accelerations alone
+        env.unwrapped.data.qfrc_applied[1] = 1e12
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: told.append(message))
     try:
@@ -148,14 +150,36 @@ def test_a_simulation_that_bursts_is_reset_as_by_mujoco(robot, where):
         env.step(np.zeros(env.action_space.shape[0]))
     finally:
         mujoco.set_mju_user_warning(handler)
-    assert np.isfinite(state(env)).all() and "Nan, Inf or huge value" in told[0]
+    assert np.isfinite(state(env)).all() and f"Nan, Inf or huge value in {where.upper()}" in told[0]
+
+
+def test_contact_forces_are_there_after_a_step():
+    """As Gymnasium computes them for whoever asks."""
+    for robot in physics.SUBSTEPS:
+        env = make_env(f"{robot}-medium-v2")
+        env.reset(seed=0)
+        for _ in range(20):
+            env.step(np.zeros(env.action_space.shape[0]))
+        data = env.unwrapped.data
+        before = data.cfrc_ext.copy()
+        assert data.ncon and np.abs(before).max() > 0.01
+        mujoco.mj_rnePostConstraint(env.unwrapped.model, data)
+        np.testing.assert_array_equal(before, data.cfrc_ext)
 
 
 def test_versions():
     assert [version(f"{robot}-medium-v2", "d4rl") for robot in physics.ROBOTS] == ["d4rl-1", "d4rl-2", "d4rl-1", "d4rl-2"]
     assert version("halfcheetah-medium-v2", "stock") == "stock" and version(None, "d4rl") == "d4rl-1"
     assert version("mujoco/halfcheetah/medium-v0", "d4rl") == version("a-b/hopper/x-v0", "stored") == "stored"
-    assert physics.dated("d4rl") == "d4rl-1" and physics.dated("d4rl-2") == "d4rl-2" and physics.dated("stock") == "stock"
+    assert [physics.with_version(its) for its in ("d4rl", "d4rl-1", "d4rl-2", "stock", "stored")] == ["d4rl-1", "d4rl-1", "d4rl-2", "stock", "stored"]
+
+
+def test_an_unknown_physics_is_refused():
+    """What config.json says is a physics where it is today's."""
+    assert make_env("ant-medium-v2", "d4rl-2").observation_space == make_env("ant-medium-v2").observation_space
+    for name, kind in (("ant-medium-v2", "d4rl-1"), ("hopper-medium-v2", "d4rl-2"), ("hopper-medium-v2", "stored"), ("hopper-medium-v2", "real" * 100)):
+        with pytest.raises(InputError, match=f"{name}: {kind[:20]} is no physics that is simulated here; there are d4rl and stock"):
+            make_env(name, kind)
 
 
 def test_masses_inertias_and_feet():

@@ -9,6 +9,7 @@ from benchmark.engine.figures import attack_figure
 from benchmark.engine.runs import read_run
 from benchmark.plot import Args, dataset, gather, main, read
 from common import InputError
+from common.args import cli
 from tests.helpers import BROKEN, ROOT, run_script
 from tests.test_page import write_run
 
@@ -36,7 +37,27 @@ def test_groups(tmp_path, capsys):
     old = write_run(tmp_path / "h", "rorl", evaluations={1: {100: 5.0}})  # as d, simulated in another way
     assert [group.algorithm for group in gather([*runs, old]) if 1 in group.runs and len(group.runs) == 2] == ["rorl"]
     old.config["physics"] = "d4rl-9"
-    assert {group.algorithm: list(group.runs) for group in gather([*runs, old]) if "d4rl" in group.algorithm} == {"rorl d4rl-1": [0], "rorl d4rl-9": [1]}
+    assert {(group.dataset, group.algorithm) for group in gather([*runs, old]) if group.dataset not in {group.dataset for group in groups}} == {
+        ("hopper-medium-v2 (physics d4rl-9)", "rorl")}
+
+
+def test_runs_of_older_physics_change_no_statistic_of_todays(tmp_path, capsys):
+    for algorithm in ("td3_bc", "edac"):
+        for seed in (0, 1):
+            for env in ("hopper-medium-v2", "halfcheetah-medium-v2"):
+                write_run(tmp_path / f"runs/{algorithm}-{env}-{seed}", algorithm, env=env, evaluations={seed: {100: 40.0 + seed}})
+    words = [*sorted((tmp_path / "runs").iterdir()), "--out", tmp_path / "out"]
+    main(cli(Args, list(map(str, words))))
+    before = capsys.readouterr().out
+    old = write_run(tmp_path / "old", "td3_bc", env="halfcheetah-medium-v2", evaluations={0: {100: 99.0}}).config
+    (tmp_path / "old/config.json").write_text(json.dumps(old | {"physics": "d4rl"}))
+    main(cli(Args, list(map(str, [tmp_path / "old", *words]))))
+    after = capsys.readouterr().out
+    shown = [line for line in after.splitlines() if line not in before.splitlines() and "tmp" not in line]
+    assert [line.split()[:4] for line in shown if "99" in line] == [["halfcheetah-medium-v2", "(physics", "d4rl-1)", "td3_bc"]]
+    both, page = [next((tmp_path / "out").glob(f"{number}-runs.*.html")).read_text() for number in (8, 9)]
+    assert "2 algorithms, 2 datasets, 2 seeds each." in both
+    assert "2 algorithms, 2 datasets, 2 seeds each. Left out: halfcheetah-medium-v2 (physics d4rl-1) (another physics)." in page
 
 
 def test_any_set_of_folders(tmp_path):

@@ -425,9 +425,17 @@ def test_a_run_of_older_physics_is_not_continued(half_done):
         if now is None:
             assert parse(td3_bc.Args, td3_bc.PAPER, ["--resume", str(half_done.folder)]).resume == half_done.folder
         else:
-            with pytest.raises(InputError, match=f"is evaluated under the physics {physics.dated(its)}, this version simulates {now}; go on with the version"
+            with pytest.raises(InputError, match=f"is evaluated under the physics {physics.with_version(its)}, this version simulates {now}; go on with the version"
                                                  f" that began it, {config['git']}"):
                 parse(td3_bc.Args, td3_bc.PAPER, ["--resume", str(half_done.folder)])
+
+
+@pytest.mark.parametrize("its", [None, 2, ["d4rl"], "", "d4rl-", "d4rl-0", "d4rl-01", "d4rl-1\n", "d4rl-" + "1" * 5, "d4rl-\u0662", "D4RL", "stock-1"])
+def test_a_physics_that_no_run_writes_is_refused(its, half_done):
+    path = half_done.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"physics": its}))
+    with pytest.raises(InputError, match="no run folder, or a broken one .its physics is "):
+        read_config(half_done.folder)
 
 
 def test_what_may_change_on_resume(half_done, tmp_path):

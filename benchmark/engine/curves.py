@@ -45,6 +45,7 @@ class Group:
         self.folders = {run.folder: run for run in self.runs.values()}  # seeds side by side share one
         self.curve = curve(self)
         self.standin = any(run.standin for run in self.runs.values())
+        self.outdated = any(its != now for its, now in (run.physics for run in self.runs.values()))
         units = [(run.result or {}).get("unit", "") for run in self.folders.values()]
         self.raw = bool(self.curve and self.curve.raw) or any(unit.startswith("return") for unit in units)
 

@@ -34,7 +34,8 @@ class Comparison:
 
 
 def comparisons(groups: list[Group], score: str) -> list[Comparison]:
-    """Of D4RL's (or one's own) data and of stand-ins, never both in one; and of normalised scores only."""
+    """Of D4RL's (or one's own) data and of stand-ins, never both in one; of normalised scores only, and only of those
+    under a physics that is simulated today."""
     found = [_comparison([group for group in groups if group.standin == standin], standin, score)
              for standin in (False, True)]
     return [comparison for comparison in found if comparison]
@@ -46,7 +47,8 @@ def _comparison(groups, standin, score) -> Comparison | None:
     Algorithms without a finished seed are left out; then those with the fewest datasets, where that leaves more cells
     to compare, or where nothing is in common otherwise.
     """
-    cells = {(group.algorithm, group.dataset): list(group.scores(score).values()) for group in groups if not group.raw}
+    cells = {(group.algorithm, group.dataset): list(group.scores(score).values()) for group in groups
+             if not (group.raw or group.outdated)}
     cells, has = {cell: scores for cell, scores in cells.items() if scores}, {}
     for algorithm, dataset in cells:
         has.setdefault(algorithm, []).append(dataset)
@@ -65,7 +67,9 @@ def _comparison(groups, standin, score) -> Comparison | None:
     for dataset in (dataset for dataset in datasets if dataset not in common):
         missing = ", ".join(name for name in kept if dataset not in kept[name])
         raw = any(group.raw for group in groups if group.dataset == dataset)
-        out.append(f"{dataset} ({'raw returns' if raw else f'not finished by {missing}'})")
+        old = any(group.outdated for group in groups if group.dataset == dataset)
+        why = "raw returns" if raw else "another physics" if old else f"not finished by {missing}"
+        out.append(f"{dataset} ({why})")
     if any(len(cells[algorithm, dataset]) > n for algorithm in kept for dataset in common):
         out.append(f"seeds beyond the first {n} of a cell")
     return Comparison(standin, {a: np.array([cells[a, d][:n] for d in common]).T for a in kept}, common, out)

@@ -23,7 +23,7 @@ from common.args import parse, read_config
 from common.checkpoint import check_fit, read_checkpoint
 from common.data import Dataset
 from common.files import text_of
-from common.physics import version
+from common.physics import version, with_version
 
 ROOT = Path(__file__).parents[2]
 IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", "log_every", "track", "standin",
@@ -164,11 +164,16 @@ class Run:
         except InputError as error:
             return pass_over(error)
 
+    @property
+    def physics(self) -> tuple[str, str]:
+        """Those of its evaluations, and of an evaluation today, with their versions (common/physics.py)."""
+        kind = "stock" if self.config["args"].get("physics") == "stock" else "d4rl"
+        return with_version(self.config["physics"]), version(self.config["task"], kind)
+
     @cached_property
     def outdated(self) -> bool:
-        """Is it evaluated under a physics that this version no longer simulates? Told once."""
-        its = self.config["physics"]
-        now = version(self.config["task"], its.partition("-")[0])
+        """Is it evaluated under a physics that this version does not simulate? Told once."""
+        its, now = self.physics
         return its != now and pass_over(InputError(f"{self.folder}: is evaluated under the physics {its}, this version "
                                                    f"simulates {now}; no table mixes them"))
 
