@@ -73,7 +73,7 @@ class Run:
         cuda, packages = self.args.device.startswith("cuda"), ("torch", "numpy", "gymnasium", "mujoco", "minari")
         versions = {d.name: d.version for d in distributions() if d.name in packages}
         config = {"algorithm": self.script.stem, "args": asdict(self.args), "task": self.task,
-                  "git": _git(self.script.parent), "common": {"path": str(common), "git": _git(common)},
+                  "git": commit(self.script.parent), "common": {"path": str(common), "git": commit(common)},
                   "physics": version(self.task, self.args.physics), "data": self.data.source,
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
@@ -315,7 +315,7 @@ class Run:
                     file.write(text)
 
 
-def _git(folder) -> str:
+def commit(folder) -> str:
     """The commit of a folder's checkout; an empty string: it is in none, or there is no git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

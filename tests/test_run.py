@@ -564,20 +564,20 @@ def test_main_in_a_thread_and_on_an_ascii_terminal(tmp_path, monkeypatch):
 
 
 def test_git_state_is_asked_without_a_shell(tmp_path, monkeypatch):
-    from common.run import _git
+    from common.run import commit
 
     odd = tmp_path / "x'; touch PWNED; echo '$(touch PWNED)"
     odd.mkdir()
     monkeypatch.chdir(tmp_path)
-    assert _git(odd) == "" and _git(tmp_path / "none") == ""
+    assert commit(odd) == "" and commit(tmp_path / "none") == ""
     git = ["git", "-C", str(odd), "-c", "user.name=x", "-c", "user.email=x"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
         subprocess.run([*git, *words], check=True)
-    assert re.fullmatch("[0-9a-f]{40}", _git(odd)) and [path.name for path in tmp_path.iterdir()] == [odd.name]
+    assert re.fullmatch("[0-9a-f]{40}", commit(odd)) and [path.name for path in tmp_path.iterdir()] == [odd.name]
     config = json.loads((make_run(tmp_path)[0].folder / "config.json").read_text())
-    assert config["common"] == {"path": str(ROOT / "common"), "git": _git(ROOT)} and config["git"] == _git(ROOT)
+    assert config["common"] == {"path": str(ROOT / "common"), "git": commit(ROOT)} and config["git"] == commit(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert _git(odd) == ""
+    assert commit(odd) == ""
 
 
 def test_resume_of_a_finished_run_reports_again(tmp_path):

@@ -1,0 +1,385 @@
+"""One command that proves and measures the project on a GPU, within a number of minutes.
+
+check: tests/test_cuda.py, of every algorithm: an update on the GPU is the CPU's, a recorded one the eager one, a seed
+alone the seed among four, a resumed run the undisturbed one.
+speed: updates a second of every algorithm at the paper's sizes, eager and as a CUDA graph, 1 to 8 seeds, with TF32 and
+without, compiled, and on the CPU; beside it the floor that launches set (operators of an update, times what a kernel in
+a graph takes) and the card's best matrix product; a profile of the three that are farthest above their floor.
+learn: real training of four seeds in one process, on stand-ins, in a declared order, with as many of the paper's
+updates as fit into the time that is left.
+
+Stages are independent. Whatever stops this, --out has what was done until then, and a second call skips what the same
+code has done on the same kind of card. Files: summary.md says it all; device.json, check.jsonl, speed.csv, profile.csv,
+learn.csv have the numbers; learn.zip each run's config.json, log.csv, eval.csv, result.json and the first seed's actor
+(float16); log.txt is what all processes said. On --device cpu everything is tiny: a rehearsal.
+
+Run: python benchmark/gpu.py --minutes 8 --out results/gpu
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+sys.path[:0] = [str(Path(__file__).parents[1])]  # where the project is not installed
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from benchmark.engine.files import whole  # noqa: E402
+from benchmark.engine.gpu import (  # noqa: E402
+    CHEETAH, LEARN, PROFILE, SPEED, Table, Worker, checks, end, environment, learned, profiles, published, speeds)
+from benchmark.engine.runs import ROOT, arguments, script_of  # noqa: E402
+from common import InputError, friendly  # noqa: E402
+from common.args import cli, usable_device, within  # noqa: E402
+from common.checkpoint import read_checkpoint  # noqa: E402
+from common.files import check_folder  # noqa: E402
+from common.physics import make_env  # noqa: E402
+from common.run import commit  # noqa: E402
+
+TASKS = "hopper-medium-v2", CHEETAH
+SHARES = {"check": 0.19, "speed": 0.31, "learn": 0.5}  # of --minutes
+ORDER = "td3_bc", "iql", "sql_eql", "edac", "rorl"  # measured and trained first; then the others by name
+FLAGS = {"sac_n": ["--config", "sac-10"], "bc": ["--config", "top-10"]}  # beyond the paper's, to compare with others
+LESSONS = (  # (algorithm, task) in the order in which they are trained
+    ("td3_bc", "hopper-medium-v2"), ("iql", "hopper-medium-v2"), ("sql_eql", "hopper-medium-v2"),
+    ("edac", "hopper-medium-v2"), ("rorl", "hopper-medium-v2"), ("td3_bc", "halfcheetah-medium-v2"),
+    ("xql", "hopper-medium-v2"), ("awac", "hopper-medium-v2"), ("bc", "hopper-medium-v2"),
+    ("pbrl", "walker2d-medium-v2"), ("sac_n", "hopper-medium-v2"), ("one_step", "walker2d-medium-v2"))
+START_SECONDS, LESSON_SECONDS = 20.0, 45.0  # of a training: imports, data, recordings, last evaluations; and in all
+TINY = ["--batch-size", "8"]  # on a CPU
+
+
+@dataclass
+class Args:
+    minutes: Annotated[float, within("(0, 1e5]")] = 8.0  # for everything
+    out: Path = Path("results/gpu")  # folder of the results
+    stages: tuple[Literal["check", "speed", "learn"], ...] = ("check", "speed", "learn")
+    algorithms: tuple[str, ...] = ()  # files in algorithms/; default: all
+    device: str = "cuda"  # cuda, cuda:N or cpu
+
+
+class Session:
+    """Flags, the time that is left, what is known of the card, and the tables."""
+
+    def __init__(self, args: Args):
+        self.args, self.end = args, time.monotonic() + 60 * args.minutes
+        args.device = usable_device(args.device)
+        if args.device == "mps":
+            raise InputError("--device mps: give cuda or cpu")
+        known = {path.stem for path in (ROOT / "algorithms").glob("*.py")}
+        if unknown := [name for name in args.algorithms if name not in known]:
+            raise InputError(f"--algorithms {unknown[0]}: no such file; choose from {', '.join(sorted(known))}")
+        self.cuda, chosen = args.device.startswith("cuda"), set(args.algorithms) or known
+        self.algorithms = [*(name for name in ORDER if name in chosen), *sorted(chosen - set(ORDER))]
+        check_folder(args.out)
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.card = torch.cuda.get_device_name(args.device) if self.cuda else f"CPU {platform.machine()}"
+        self.about = {"code": code(), "card": self.card}
+        self.speed, self.profile, self.learn = (
+            Table(args.out / f"{name}.csv", fields)
+            for name, fields in (("speed", SPEED), ("profile", PROFILE), ("learn", LEARN)))
+        self.outcome, self.facts, self.cores = "", {}, os.cpu_count() or 1
+        with contextlib.suppress(OSError, ValueError):
+            saved = json.loads((args.out / "device.json").read_text())
+            self.facts = saved["facts"] if saved["card"] == self.card else {}
+        with contextlib.suppress(AttributeError):  # not on macOS
+            self.cores = len(os.sched_getaffinity(0))
+
+    @property
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"{60 * self.args.minutes - self.left:5.0f} s  {text}", flush=True)
+
+    def summary(self) -> None:
+        """summary.md as things are."""
+        versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
+        versions += f", commit {git}" if (git := commit(ROOT)) else ""
+        facts = ", ".join(f"{name} {value:.4g}" for name, value in self.facts.items())
+        parts = [f"# {self.card}", f"{versions}, {self.cores} cores; code {self.about['code']}. {facts}".strip(),
+                 "## Check", self.outcome or "Not run.", checks(self.args.out / "check.jsonl"),
+                 "## Speed", "Updates a second of all seeds together, without logs; the median of three turns.",
+                 speeds(self.speed.rows), "### Others", published(self.speed.rows, self.about),
+                 "### Profiles", profiles(self.profile.rows), "## Learning",
+                 "Stand-in data, not D4RL's: no score here compares with a published one.", learned(self.learn.rows)]
+        with whole(self.args.out / "summary.md") as part:
+            part.write_text("\n\n".join(parts) + "\n")
+
+
+def code() -> str:
+    """Twelve digits of the files that are run, wherever they lie."""
+    digest, folders = hashlib.sha256(), ("algorithms", "common", "benchmark", "tests")
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def check(session: Session, until: float, log) -> None:
+    args, path, begin = session.args, session.args.out / "check.jsonl", time.monotonic()
+    done = [json.loads(line) for line in path.read_text().splitlines() if '"code"' in line] if path.exists() else []
+    if any(row.items() >= session.about.items() and row["passed"] for row in done):
+        session.outcome = "Passed, in an earlier call."
+        return session.say("check: passed before, skipped")
+    words = ["-k", " or ".join(session.algorithms)] * bool(args.algorithms)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=",
+         "--tb=short", "-rf", "tests/test_cuda.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment(SOLO_CHECK_DEVICE=args.device, SOLO_MEASURED=str(path.absolute())), start_new_session=True)
+    try:
+        said, _ = process.communicate(timeout=max(1.0, until - begin))
+    except subprocess.TimeoutExpired:
+        end(process)
+        said, _ = process.communicate()
+    finally:
+        end(process)
+    log.write(said)
+    lines = said.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    passed = process.returncode == 0
+    last = lines[-1].strip("= ") if process.returncode >= 0 else f"stopped after {time.monotonic() - begin:.0f} s"
+    session.outcome = "\n".join([last, *(f"- {line[:200]}" for line in failed)])
+    with open(path, "a") as file:
+        file.write(json.dumps({"test": "all", "passed": passed, "outcome": last} | session.about) + "\n")
+    session.say(f"check: {last}")
+
+
+class Speed:
+    """The stage `speed`. A worker per algorithm, three of which start ahead; one at a time computes. Compiling takes
+    what the CPU's cores have left meanwhile, and is measured at last."""
+
+    def __init__(self, session: Session, until: float, log, stack: contextlib.ExitStack):
+        self.session, self.until, self.log, self.stack = session, until, log, stack
+        self.reserve, self.counts, self.sizes = 0.4 * (until - time.monotonic()), {}, {}  # for what comes after round 1
+        for task in TASKS:
+            env = make_env(task)
+            self.sizes[task] = env.observation_space.shape[0], env.action_space.shape[0]
+
+    def start(self, algorithm: str, device: str | None = None, **how) -> Worker:
+        flags = flags_of(self.session, algorithm)
+        worker = Worker(algorithm, flags, device or self.session.args.device, self.log, **how)
+        self.stack.callback(worker.stop)
+        return worker
+
+    def by(self, seconds: float) -> float:
+        """So many seconds from now, at most the stage's end."""
+        return min(self.until, time.monotonic() + seconds)
+
+    def jobs(self) -> list[dict]:
+        """Of every algorithm, most important first."""
+        hopper, cheetah = TASKS
+        some = [(hopper, "graph", 1, True), (hopper, "eager", 1, True), (hopper, "graph", 4, True),
+                (cheetah, "graph", 1, True), (hopper, "graph", 8, True), (hopper, "graph", 1, False),
+                (hopper, "graph", 2, True), (cheetah, "graph", 4, True), (cheetah, "eager", 1, True)]
+        if not self.session.cuda:
+            some = [(hopper, "eager", 1, True), (hopper, "graph", 2, True)]
+        return [dict(zip(("env", "mode", "seeds", "tf32"), job), threads="") for job in some]
+
+    def is_there(self, algorithm: str, job: dict) -> bool:
+        return bool(self.session.speed.find(algorithm=algorithm, **job, **self.session.about))
+
+    def measure(self, worker: Worker, algorithm: str, job: dict, prepared: bool = False) -> None:
+        """A row of speed.csv: what came out, or why nothing did."""
+        full = job | {"sizes": self.sizes[job["env"]], "seconds": 0.15 if self.session.cuda else 0.01}
+        answer = worker.answer(self.by(20)) if prepared else worker.ask(full | {"do": "prepare"}, self.by(60))
+        answer = answer if "failed" in answer else worker.ask(full | {"do": "time"}, self.by(30))
+        counted, facts = self.counts.get((algorithm, job["env"]), {}), self.session.facts
+        rate, peak = answer.get("updates_per_second"), facts.get("tflops_tf32" if job["tf32"] else "tflops_float32")
+        on_card = rate and peak and counted and not job["threads"]
+        self.session.speed.add(
+            algorithm=algorithm, **job, **answer, **counted, note=answer.get("failed"), **self.session.about,
+            floor_us=facts.get("kernel_us", 0) * counted.get("operators", 0) or None,
+            share_of_peak=rate * counted["gflop"] / 1e3 / peak if on_card else None)
+
+    def first_round(self, names: list[str]) -> None:
+        workers = {}
+        for i, algorithm in enumerate(names):
+            for name in names[i:i + 3]:
+                workers[name] = workers.get(name) or self.start(name)
+            worker = workers[algorithm]
+            if not self.session.facts:
+                products = (4096, 8192) if self.session.cuda else (256,)
+                facts = worker.ask({"do": "device_facts", "products": products}, self.by(60))
+                self.session.facts = {} if "failed" in facts else facts
+                with whole(self.session.args.out / "device.json") as part:
+                    part.write_text(json.dumps({"card": self.session.card, "facts": self.session.facts}))
+            for task in TASKS if self.session.cuda else TASKS[:1]:
+                counted = worker.ask({"do": "count", "env": task, "sizes": self.sizes[task]}, self.by(60))
+                self.counts[algorithm, task] = {} if "failed" in counted else counted
+            for job in self.jobs():
+                if not self.is_there(algorithm, job) and time.monotonic() < self.until - self.reserve:
+                    self.measure(worker, algorithm, job)
+            worker.stop()
+            self.session.summary()
+            self.session.say(f"speed: {algorithm} measured")
+
+    def run(self) -> None:
+        names, job = self.session.algorithms, dict(env=TASKS[0], mode="graph+compile", seeds=1, tf32=True, threads="")
+        compiling = {}
+        for algorithm in names if self.session.cuda else ():
+            if not self.is_there(algorithm, job):
+                compiling[algorithm] = self.start(algorithm, nice=10, TORCHINDUCTOR_COMPILE_THREADS="2")
+                compiling[algorithm].tell(job | {"do": "prepare", "sizes": self.sizes[TASKS[0]]})
+        self.first_round([name for name in names if not all(self.is_there(name, job) for job in self.jobs())])
+        for algorithm, worker in compiling.items():
+            self.measure(worker, algorithm, job, prepared=True)
+            worker.stop()
+        self.profiles()
+        for algorithm in names if self.session.cuda else ():
+            worker = self.start(algorithm, "cpu")
+            for threads in (1, self.session.cores):
+                on_cpu = job | {"mode": "eager", "threads": threads}
+                if not self.is_there(algorithm, on_cpu) and time.monotonic() < self.until - 5:
+                    worker.ask({"do": "threads", "threads": threads}, self.until)
+                    self.measure(worker, algorithm, on_cpu)
+            worker.stop()
+
+    def profiles(self) -> None:
+        """Of the three algorithms whose graphs are farthest above the floor of their launches."""
+        session, job = self.session, self.jobs()[0] | {"mode": "graph", "seeds": 1}
+        rows = [row for row in session.speed.rows if row["mode"] == "graph" and row["env"] == TASKS[0]
+                and row["updates_per_second"] and row["code"] == session.about["code"]]
+        above = {row["algorithm"]: int(row["seeds"]) * 1e6 / float(row["updates_per_second"])
+                 / float(row["floor_us"] or 1) for row in reversed(rows)}
+        for algorithm in sorted(above, key=above.get)[-3:]:
+            if session.profile.find(algorithm=algorithm, **session.about) or time.monotonic() > self.until - 5:
+                continue
+            worker = self.start(algorithm)
+            answer = worker.ask(job | {"do": "profile", "sizes": self.sizes[TASKS[0]]}, self.by(30))
+            worker.stop()
+            if "failed" in answer:
+                session.say(f"profile of {algorithm}: {answer['failed']}")
+                continue
+            total = f"all; an update takes {answer['update_us']:.0f} us"
+            for kernel, count, us in [[total, answer["kernels"], answer["busy_us"]], *answer["table"]]:
+                session.profile.add(algorithm=algorithm, env=TASKS[0], kernel=kernel, count=count, us=us,
+                                    **session.about)
+
+
+def speed(session: Session, until: float, log) -> None:
+    with contextlib.ExitStack() as stack:
+        Speed(session, until, log, stack).run()
+
+
+def flags_of(session: Session, algorithm: str) -> list[str]:
+    few = ["--num-critics", "2"] if algorithm in ("sac_n", "edac", "pbrl", "rorl") else []
+    return FLAGS.get(algorithm, []) + ([] if session.cuda else TINY + few)
+
+
+def rate(session: Session, algorithm: str, seeds: int) -> float | None:
+    """Updates a second of so many seeds together, as measured on this kind of card; None: nobody knows."""
+    rows = [row for row in session.speed.rows if row["algorithm"] == algorithm and row["updates_per_second"]
+            and row["mode"] in ("graph", "eager") and not row["threads"] and row["card"] == session.card]
+    alike = [row for row in rows if (row["mode"], row["seeds"]) == ("graph", str(seeds))] or rows
+    return float(alike[-1]["updates_per_second"]) if alike else None
+
+
+def learn(session: Session, until: float, log) -> None:
+    """One lesson after another; each has an equal share of the time that is left, but so much that it learns."""
+    lessons = [(algorithm, task) for algorithm, task in LESSONS if algorithm in session.algorithms
+               and not session.learn.find(algorithm=algorithm, env=task, **session.about)]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (algorithm, task) in enumerate(lessons if session.cuda else lessons[:1]):
+            left = until - time.monotonic()
+            share = max(left / (len(lessons) - i), min(LESSON_SECONDS, left))
+            if session.cuda and share < START_SECONDS + 5:
+                break
+            row = teach(session, algorithm, task, Path(folder) / f"{algorithm}-{task}", share, until, log)
+            keep(session, algorithm, task, Path(folder) / f"{algorithm}-{task}", row)
+            session.summary()
+
+
+def teach(session: Session, algorithm: str, task: str, runs: Path, share: float, until: float, log) -> dict:
+    """Train for about `share` seconds, by `until` at the latest, into a folder of `runs`; facts for learn.csv."""
+    seeds, begin, words = 4 if session.cuda else 2, time.monotonic(), ["--env", task, *flags_of(session, algorithm)]
+    paper = arguments(algorithm, [*words, "--device", "cpu"]).updates
+    fits = 0.85 * (share - START_SECONDS) * (rate(session, algorithm, seeds) or 300.0) / seeds
+    updates = int(min(paper, max(20, fits))) if session.cuda else 20
+    workers = min(8, max(1, session.cores - 2)) if session.cuda else 0
+    given = {"device": session.args.device, "updates": updates, "runs": runs, "eval-every": max(1, updates // 10),
+             "log-every": max(1, updates // 50), "eval-workers": workers}
+    given |= {} if session.cuda else {"standin-rows": 2000, "eval-episodes": 1}
+    words += ["--seeds", *map(str, range(seeds)), *(f"--{flag}={value}" for flag, value in given.items())]
+    session.say(f"learn: {algorithm} on {task}, {updates:,} updates")
+    process = subprocess.Popen([sys.executable, script_of(algorithm), *words], cwd=runs.parent, stdout=log, stderr=log,
+                               env=environment(SOLO_MIRRORS=""), start_new_session=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(end, process)
+        for seconds in (max(1.0, min(until, begin + 1.6 * share) - time.monotonic()), 10.0):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)  # it saves, and ends
+    return dict(seeds=seeds, updates=updates, paper_updates=paper, wall_seconds=time.monotonic() - begin)
+
+
+def keep(session: Session, algorithm: str, task: str, runs: Path, row: dict) -> None:
+    """A row of learn.csv, and the run's files in learn.zip."""
+    folder = next(iter(runs.glob("*/config.json")), runs / "none").parent
+    path, files = session.args.out / "learn.zip", {}
+    for name in ("config.json", "log.csv", "eval.csv", "result.json"):
+        with contextlib.suppress(OSError):
+            files[name] = (folder / name).read_bytes()
+    result = json.loads(files["result.json"]) if "result.json" in files else {}
+    with contextlib.suppress(InputError):
+        actor = read_checkpoint(folder / "checkpoint.pt")["agents"][0]["actor"]
+        buffer = io.BytesIO()
+        torch.save({name: x.half() if x.is_floating_point() else x for name, x in actor.items()}, buffer)
+        files["actor.pt"] = buffer.getvalue()
+    old = {}
+    if path.exists():
+        with zipfile.ZipFile(path) as archive:
+            old = {name: archive.read(name) for name in archive.namelist()}
+    old |= {f"{algorithm}-{task}/{name}": data for name, data in files.items()}
+    with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in old.items():
+            archive.writestr(name, data)
+    scores = {name: float(np.mean([seed[name] for seed in result["seeds"].values()]))
+              for name in ("last", "mean_of_last_10", "best") if result.get("seeds")}
+    note = None if result else "unfinished, see log.txt"
+    session.learn.add(algorithm=algorithm, env=task, **row, **scores, note=note, data=result.get("dataset_source"),
+                      training_seconds=result.get("training_seconds"),
+                      updates_per_second=result.get("updates_per_second"), **session.about)
+    session.say(f"learn: {algorithm} on {task}: {note or 'last ' + format(scores.get('last', float('nan')), '.1f')}")
+
+
+def simulate(log) -> subprocess.Popen:
+    """Stand-ins of the lessons' tasks, into the cache, while something else has the GPU."""
+    names = list(dict.fromkeys(task for _, task in LESSONS))
+    program = f"from common.data import load_dataset\nfor name in {names!r}:\n    load_dataset(name)"
+    return subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
+                            env=environment(SOLO_MIRRORS=""))
+
+
+def main(args: Args):
+    session = Session(args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(args.out / "log.txt", "ab", buffering=0))
+        session.say(f"{session.card}, torch {torch.__version__}, {args.minutes:g} minutes")
+        if "learn" in args.stages and session.cuda:
+            stack.callback(end, simulate(log))
+        stages = [name for name in SHARES if name in args.stages]
+        for i, name in enumerate(stages):
+            parts = sum(SHARES[later] for later in stages[i:])
+            until = time.monotonic() + (session.left - 5) * SHARES[name] / parts
+            {"check": check, "speed": speed, "learn": learn}[name](session, until, log)
+            session.summary()
+    print(f"\n{(args.out / 'summary.md').read_text()}\n{args.out}/summary.md")
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(cli(Args, description=(__doc__ or "").partition("\n")[0]))
