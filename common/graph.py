@@ -6,6 +6,7 @@ hashable value, and each combination of phases, with logs and without, is record
 is the only host state that an update may change.
 """
 
+import warnings
 from collections import Counter
 
 import torch
@@ -20,7 +21,10 @@ def side_by_side(agents: list):
     the cost of fewer kernels. With `--compile` torch.compile compiles the updates: the last digits are others.
     Generators draw as if each agent were alone.
     """
-    updates = [torch.compile(agent.update) if agent.args.compile else agent.update for agent in agents]
+    updates = [agent.update for agent in agents]
+    if agents[0].args.compile:
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # the tracer's own doing
+        updates = [torch.compile(update) for update in updates]
     if agents[0].rng.device.type != "cuda":
         return lambda log=True: [update() if log else update(log=False) for update in updates]
     torch.cuda.set_device(agents[0].data.device)

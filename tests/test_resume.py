@@ -164,6 +164,38 @@ def test_updates_without_logs_train_the_same_bitwise(algorithm):
     assert_equal_trees(snapshot(quiet), snapshot(loud))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_compile_compiles_the_updates(monkeypatch, algorithm="td3_bc"):
+    """With a compiler that traces (and warns of its own doings) and changes nothing, each agent's update is bitwise what it is without --compile."""
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda update: compiled.append(update) or compile(update, backend="eager"))
+    plain, agents = small_agents(algorithm, [0, 1]), small_agents(algorithm, [0, 1])
+    loop = side_by_side(plain)
+    assert not compiled
+    for agent in agents:
+        agent.args.compile = True
+    update = side_by_side(agents)
+    assert compiled == [agent.update for agent in agents]
+    for step in range(6):
+        for log, other in zip(update(log=step % 3 == 0), loop(log=step % 3 == 0)):
+            assert_equal_trees(log, other)
+    for agent, other in zip(agents, plain):
+        assert_equal_trees(snapshot(agent), snapshot(other))
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_updates_differ_in_their_last_digits_only():
+    (plain,), (agent,) = small_agents("bc", [0]), small_agents("bc", [0])
+    agent.args.compile = True
+    for one in (plain, agent):
+        update = side_by_side([one])
+        for _ in range(20):
+            update()
+    torch.testing.assert_close(snapshot(agent)["actor"], snapshot(plain)["actor"], rtol=1e-4, atol=1e-5)
+
+
 def test_evaluations_that_were_under_way_are_not_lost(tmp_path, monkeypatch):
     """A checkpoint keeps the weights of evaluations that have not been delivered."""
     from algorithms.td3_bc import TD3BC, Args
