@@ -3,8 +3,9 @@
 check: tests/test_cuda.py, of every algorithm: an update on the GPU is the CPU's, a recorded one the eager one, a seed
 alone the seed among four, a resumed run the undisturbed one.
 speed: updates a second of every algorithm at the paper's sizes, eager and as a CUDA graph, 1 to 8 seeds, with TF32 and
-without, compiled, and on the CPU; beside it the floor that launches set (operators of an update, times what a kernel in
-a graph takes) and the card's best matrix product; a profile of the three that are farthest above their floor.
+without, compiled, and on the CPU. Beside it: operators of an update that launch kernels, kernels as the profiler counts
+them (of all seeds), how long the card is busy with them, the floor that launches set (operators, times what a kernel in
+a graph takes), and the share of the card's best matrix product. A profile of the three farthest above their floor.
 learn: real training of four seeds in one process, on stand-ins, in a declared order, with as many of the paper's
 updates as fit into the time that is left.
 

@@ -18,8 +18,8 @@ from common import InputError
 
 WORKER, PUBLISHED = Path(__file__).parent / "gpu_worker.py", Path(__file__).parent / "update_times.csv"
 CHEETAH = "halfcheetah-medium-v2"
-SPEED = ("algorithm env mode seeds tf32 threads updates_per_second least most memory_mib gflop operators floor_us "
-         "share_of_peak note code card").split()
+SPEED = ("algorithm env mode seeds tf32 threads updates_per_second least most memory_mib gflop operators kernels "
+         "busy_us floor_us share_of_peak note code card").split()
 PROFILE = "algorithm env kernel count us code card".split()
 LEARN = ("algorithm env seeds updates paper_updates last mean_of_last_10 best training_seconds updates_per_second "
          "wall_seconds data note code card").split()
@@ -147,7 +147,7 @@ def checks(path: Path) -> str:
 def speeds(rows: list[dict]) -> str:
     """Times are those of one card; ratios are to the same file's eager updates of one seed, where there are some."""
     head = ["algorithm", "task", "how", "updates/s (least to most)", "times eager", "memory, MiB", "GFLOP", "operators",
-            "floor, us", "of the peak"]
+            "kernels", "busy, us", "floor, us", "of the peak"]
     eager = {(row["algorithm"], row["env"]): row["updates_per_second"] for row in rows
              if (row["mode"], row["seeds"], row["threads"]) == ("eager", "1", "")}
     lines = [head]
@@ -159,7 +159,8 @@ def speeds(rows: list[dict]) -> str:
         spread = f" ({shown(row['least'])} to {shown(row['most'])})" if rate else ""
         lines.append([row["algorithm"], row["env"], how, row["note"] or shown(rate) + spread,
                       f"{float(rate) / float(base):.2f}" if rate and base else "", shown(row["memory_mib"], ",.0f"),
-                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["floor_us"], ".0f"),
+                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["kernels"], "g"), shown(row["busy_us"], ".0f"),
+                      shown(row["floor_us"], ".0f"),
                       shown(row["share_of_peak"], ".1%")])
     return markdown(lines)
 
