@@ -1,16 +1,21 @@
-"""Small datasets for the tests of algorithms, and scripts as processes."""
+"""Small datasets and agents for the tests of algorithms, and scripts as processes."""
 
 import copy
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from benchmark.engine.runs import agent_class
+from common.args import parse
 from common.data import Dataset
 from tests import zygote
 
@@ -25,6 +30,49 @@ def make_data(rows=256, obs_size=11, action_size=3, seed=0, device="cpu") -> Dat
     done = (torch.rand(rows, 1, generator=rng) < 0.1).float()
     return Dataset("tiny", None, {"kind": "file", "path": "memory", "sha256": "0" * 64, "view": "next_obs", "rows": rows},
                    torch.cat([obs, action, reward, next_obs, done], 1).to(device), obs_size, action_size, torch.tensor([[0, rows]]))
+
+
+ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("*.py"))
+FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num-critics", "3"],
+         "edac": ["--batch-size", "8", "--num-critics", "4", "--es-subsample", "--max-q-backup"],
+         "pbrl": ["--batch-size", "4", "--num-critics", "3", "--num-actions", "2", "--adaptive"],
+         "rorl": ["--batch-size", "4", "--num-critics", "3", "--num-perturbations", "2", "--lambda-max", "0.5", "--lambda-min", "0",
+                  "--lambda-dec", "0.015"],  # lambda reaches 0 at update 34
+         "bc": ["--batch-size", "16", "--gaussian"], "awac": ["--batch-size", "16"],
+         "iql": ["--batch-size", "16", "--dropout", "0.1"], "sql_eql": ["--batch-size", "16", "--algorithm", "eql"],
+         "xql": ["--batch-size", "16", "--num-random", "1", "--value-steps", "2"],
+         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second
+
+
+def small_agents(algorithm, seeds, device="cpu", **changed):
+    """Agents with few networks, and everything that could be forgotten in a checkpoint: schedules, dropout, phases. `changed`: more flags."""
+    module, words = import_module(f"algorithms.{algorithm}"), [*map(str, FLAGS.get(algorithm, ["--batch-size", 16])), "--updates", "40", "--device", device]
+    args, data = replace(parse(module.Args, {}, words), **changed), make_data(device=device)
+    assert len(data.followed)  # found before the first update, as in one_step.py's main
+    return [agent_class(module)(args, data, seed) for seed in seeds]
+
+
+def assert_equal_trees(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal_trees(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_equal_trees(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def save_to_memory(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return buffer
 
 
 def parameters(module) -> torch.Tensor:

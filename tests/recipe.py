@@ -195,13 +195,14 @@ def load(views, weights) -> None:
 
 @torch.no_grad()
 def follow(agent, exact) -> None:
-    """Give an agent the step, weights, tensors and optimisers' states of another, in its own precision."""
+    """Give an agent the step, weights, tensors and optimisers' states of another, in its own precision and on its own device."""
     agent.step = exact.step
     for name, value in vars(exact).items():
         if isinstance(value, torch.nn.Module):
             getattr(agent, name).load_state_dict(value.state_dict())
         elif isinstance(value, torch.optim.Optimizer):
-            getattr(agent, name).load_state_dict(deepcopy(value.state_dict()))  # or both would count steps in one tensor
+            own = getattr(agent, name)  # whose options stay: they depend on the device. A copy, or both would count steps in one tensor
+            own.load_state_dict(deepcopy(value.state_dict()) | {"param_groups": own.state_dict()["param_groups"]})
         elif isinstance(value, torch.Tensor):
             getattr(agent, name).copy_(value)
 

@@ -40,7 +40,6 @@ from benchmark.engine.tables import row
 from common import friendly
 from common.args import RunArgs, parse
 from tests.helpers import ROOT, make_data
-from tests.test_resume import FLAGS
 
 HANG = 60  # seconds: no trial takes one
 ALGORITHMS = [import_module(f"algorithms.{path.stem}") for path in sorted((ROOT / "algorithms").glob("*.py"))]

@@ -1,32 +1,16 @@
 """A killed run, resumed, ends bitwise where an uninterrupted one ends; agents side by side equal agents alone."""
 
-import io
 import json
 import os
 import signal
-from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from common.args import parse
-from common.graph import side_by_side
 from common.run import snapshot
-from tests.helpers import ENDLESS, ROOT, Pause, Script, make_data, run_script, wait_until, write_npz
-
-ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("*.py"))
-FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num-critics", "3"],
-         "edac": ["--batch-size", "8", "--num-critics", "4", "--es-subsample", "--max-q-backup"],
-         "pbrl": ["--batch-size", "4", "--num-critics", "3", "--num-actions", "2", "--adaptive"],
-         "rorl": ["--batch-size", "4", "--num-critics", "3", "--num-perturbations", "2", "--lambda-max", "0.5", "--lambda-min", "0",
-                  "--lambda-dec", "0.01"],  # lambda reaches 0 inside the run
-         "bc": ["--batch-size", "16", "--gaussian"], "awac": ["--batch-size", "16"],
-         "iql": ["--batch-size", "16", "--dropout", "0.1"], "sql_eql": ["--batch-size", "16", "--algorithm", "eql"],
-         "xql": ["--batch-size", "16", "--num-random", "1", "--value-steps", "2"],
-         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second
-
+from tests.helpers import (ALGORITHMS, ENDLESS, FLAGS, ROOT, Pause, Script, assert_equal_trees, run_script, save_to_memory, small_agents, wait_until,
+                           write_npz)
 
 RARELY = ["--save-seconds", 10**6]  # once, at the end
 
@@ -50,22 +34,6 @@ def same_results(a: Path, b: Path):
     first, second = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (a, b))
     assert_equal_trees(first["agents"], second["agents"])
     assert first["step"] == second["step"]
-
-
-def assert_equal_trees(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal_trees(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal_trees(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("algorithm, real", [("td3_bc", True), ("rorl", False), ("one_step", False)])
@@ -123,15 +91,6 @@ def test_an_own_file_may_call_a_counter_as_it_likes(tmp_path):
     assert code == 0 and "self.time" in (tmp_path / "mine.py").read_text(), err
     code, out, err = run_script(tmp_path / "mine.py", "--resume", only_folder(tmp_path / "runs"))
     assert code == 0 and "resumed at update 4" in out, err
-
-
-def small_agents(algorithm, seeds, device="cpu"):
-    """Agents with few networks, and everything that could be forgotten in a checkpoint: schedules, dropout, phases."""
-    from benchmark.engine.runs import agent_class
-    module = import_module(f"algorithms.{algorithm}")
-    words = [*map(str, FLAGS.get(algorithm, ["--batch-size", 16])), "--updates", "40", "--device", device]
-    args = parse(module.Args, {}, words)
-    return [agent_class(module)(args, make_data(device=device), seed) for seed in seeds]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -317,44 +276,3 @@ def test_schedulers_and_counters_are_state():
     one.update(), other.update()
     assert torch.equal(one.weight, other.weight) and torch.equal(one.stats, other.stats) and other.step == 4
     assert one.schedule.get_last_lr() == other.schedule.get_last_lr()
-
-
-def save_to_memory(value):
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return buffer
-
-
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@cuda
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_graph_equals_eager_and_seed_alone_equals_seed_among_four(algorithm):
-    (eager,), (alone,), four = (small_agents(algorithm, seeds, "cuda") for seeds in ([3], [3], [0, 1, 2, 3]))
-    graph_alone, graph_four = side_by_side([alone]), side_by_side(four)
-    for _ in range(40):
-        logs, alone_logs, four_logs = eager.update(), graph_alone()[0], graph_four()[3]
-        for key in logs:
-            torch.testing.assert_close(alone_logs[key], logs[key], rtol=1e-4, atol=1e-5)
-            assert torch.equal(alone_logs[key], four_logs[key])
-    assert_equal_trees(snapshot(alone)["actor"], snapshot(four[3])["actor"])
-    trained = "critics" if hasattr(alone, "critics") else "actor"
-    torch.testing.assert_close(snapshot(alone)[trained], snapshot(eager)[trained], rtol=1e-4, atol=1e-5)
-    assert alone.step == eager.step == 40
-
-
-@cuda
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_resumed_graph_equals_uninterrupted_graph(algorithm):
-    (whole,), (first,), (second,) = (small_agents(algorithm, [0], "cuda") for _ in range(3))
-    update, update_first = side_by_side([whole]), side_by_side([first])
-    for _ in range(15):
-        update(), update_first()
-    snapshot(second, torch.load(save_to_memory(snapshot(first)), weights_only=True))
-    update_second = side_by_side([second])
-    for _ in range(15):
-        update(), update_second()
-    assert_equal_trees(snapshot(whole), snapshot(second))
-    assert all(np.isfinite(value.item()) for value in whole.update().values())
