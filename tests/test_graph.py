@@ -9,7 +9,7 @@ That every line of an update has been run is checked too.
 
 Not seen: an optimiser that is not capturable (Adam is replaced: PyTorch's refuses the meta device); a branch on the kind of device; what
 waits for the device inside PyTorch, or reads a value to show it (linalg.inv, histc, print); an exchanged `.data`; a short phase beside
-STEPS, and half of an expression that only an odd value of a number reaches. Where there is a GPU, test_resume.py's CUDA tests see these.
+STEPS, and half of an expression that only an odd value of a number reaches. Where there is a GPU, test_cuda.py sees these.
 """
 
 import ast
