@@ -39,7 +39,7 @@ from benchmark.engine.runs import agent_class, find_runs
 from benchmark.engine.tables import row
 from common import friendly
 from common.args import RunArgs, parse
-from tests.helpers import ROOT, make_data
+from tests.helpers import FLAGS, ROOT, make_data
 
 HANG = 60  # seconds: no trial takes one
 ALGORITHMS = [import_module(f"algorithms.{path.stem}") for path in sorted((ROOT / "algorithms").glob("*.py"))]
