@@ -160,7 +160,7 @@ class BC:
         self.step = 0
 
     def actor_loss(self, batch: Batch) -> Tensor:
-        return ((self.actor(batch.obs) - batch.action) ** 2).mean()  # (1)
+        return nn.functional.mse_loss(self.actor(batch.obs), batch.action)  # (1)
 
     def likelihood(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """-mean_b log pi(a|s), the entropy H of (5), and log std."""

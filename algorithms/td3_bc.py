@@ -116,13 +116,13 @@ class Critics(nn.Module):
         self.weights = nn.ParameterList(uniform((2, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((2, 1, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
-    def forward(self, obs: Tensor, action: Tensor, members: slice = slice(None)) -> Tensor:
+    def forward(self, obs: Tensor, action: Tensor, q1_alone: bool = False) -> Tensor:  # Q1 alone is (B,)
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
-        x = x.expand(len(self.weights[0][members]), -1, -1)
+        x = x if q1_alone else x.expand(2, -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
-            x = torch.baddbmm(bias[members], x, weight[members])
+            x = torch.addmm(bias[0], x, weight[0]) if q1_alone else torch.baddbmm(bias, x, weight)
         return x.squeeze(-1)
 
 
@@ -160,18 +160,18 @@ class TD3BC:
         noise = (self.args.policy_noise * noise).clamp(-self.args.noise_clip, self.args.noise_clip)
         next_action = (self.target_actor(batch.next_obs) + noise).clamp(-1, 1)  # (1)
         next_q = self.target_critics(batch.next_obs, next_action).min(0).values
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_q  # (2), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (2), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (3)
+        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (3), twice the mean over both critics
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (5), its imitation term, and lambda (4)."""
         action = self.actor(batch.obs)
-        q = self.critics(batch.obs, action, slice(0, 1))[0]  # Q1 alone, (B,)
+        q = self.critics(batch.obs, action, q1_alone=True)  # (B,)
         lam = self.args.alpha / q.abs().mean().detach()  # (4), code: at pi(s), not at the data's a
-        bc_mse = ((action - batch.action) ** 2).mean()  # code: over dimensions too
-        return -lam * q.mean() + bc_mse, bc_mse, lam  # (5)
+        bc_mse = nn.functional.mse_loss(action, batch.action)  # code: a mean over dimensions too
+        return bc_mse - lam * q.mean(), bc_mse, lam  # (5)
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
@@ -187,7 +187,8 @@ class TD3BC:
             self.actor_optimizer.zero_grad()
             actor_loss.backward(inputs=list(self.actor.parameters()))  # leaves no gradient in the critics
             self.actor_optimizer.step()
-            self.actor_stats.copy_(torch.stack([actor_loss, bc_mse, lam]).detach())
+            with torch.no_grad():
+                torch.stack([actor_loss, bc_mse, lam], out=self.actor_stats)
             polyak(self.target_actor, self.actor, self.args.tau)
             polyak(self.target_critics, self.critics, self.args.tau)
         actor_loss, bc_mse, lam = self.actor_stats

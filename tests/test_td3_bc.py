@@ -16,7 +16,7 @@ def agent():
 def with_q(agent, values):
     """Replace the critics by fixed values of Q1 (B,), which a leaf tensor holds."""
     leaf = torch.tensor(values, requires_grad=True)
-    agent.critics.forward = lambda obs, action, members=slice(None): leaf[None]
+    agent.critics.forward = lambda obs, action, q1_alone: leaf
     return leaf
 
 
