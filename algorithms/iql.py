@@ -41,7 +41,7 @@ new V, small beside v. weight is the mean of (3), near 1 on one policy's data, u
 capped is the share of the batch at the cap of (3): 0, on a replay buffer up to 0.3. log_std is its mean over
 dimensions and settles above -5, where it is clamped. actor_lr is (8).
 
-Read before: td3_bc.py (94 lines of code differ).
+Read before: td3_bc.py (96 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2
 """
 
@@ -117,9 +117,11 @@ class Actor(MLP):
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
-        log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        error = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        log_std = nn.functional.hardtanh(self.log_std, -5, 2)  # a clamp whose gradient is one kernel
+        mean = torch.tanh(self(obs, dropout, rng).squeeze(0))
+        squares = nn.functional.mse_loss(mean, action, reduction="none")  # (B, A)
+        at_mean = -0.5 * math.log(2 * math.pi) * len(log_std) - log_std.sum()  # log pi(mean|s)
+        return torch.addmv(at_mean, squares, torch.exp(-2 * log_std), alpha=-0.5)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -132,7 +134,7 @@ class Value(MLP):
         super().__init__(1, obs_size, 1, rng)
 
     def forward(self, obs: Tensor) -> Tensor:
-        return super().forward(obs)[0, :, 0]
+        return super().forward(obs).flatten()
 
 
 class Critics(MLP):
@@ -142,7 +144,7 @@ class Critics(MLP):
         super().__init__(2, obs_size + action_size, 1, rng)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        return super().forward(torch.cat([obs, action], -1))[..., 0]
+        return super().forward(torch.cat([obs, action], -1)).squeeze(-1)
 
 
 # same as td3_bc.py
@@ -169,25 +171,25 @@ class IQL:
         self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (8)
 
     def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
-        u = q - v  # (1)
-        return (torch.where(u > 0, self.args.expectile, 1 - self.args.expectile) * u**2).mean()  # (2)
+        asymmetry = torch.where(q < v, 1 - self.args.expectile, self.args.expectile)  # (1), u < 0 where q < v
+        return (asymmetry * nn.functional.mse_loss(v, q, reduction="none")).mean()  # (2)
 
     def imitation_weight(self, advantage: Tensor) -> Tensor:
         return torch.exp(self.args.inverse_temperature * advantage).clamp(max=100)  # (3), code: the cap
 
     def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(imitation_weight * log_prob).mean()  # (4)
+        return imitation_weight @ log_prob / -len(log_prob)  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_v, value=self.args.gamma)  # (5), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (6)
+        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (6), 2 times the mean over both
 
     def actor_lr(self) -> Tensor:
-        progress = (self.count / self.args.updates).clamp(max=1)  # 1 past the end
-        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
+        angle = self.count * (math.pi / self.args.updates)
+        return self.args.lr / 2 * (1 + torch.cos(angle.clamp(max=math.pi)))  # (8), pi past the end
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

@@ -134,9 +134,11 @@ class Actor(MLP):
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
-        log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        error = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        log_std = nn.functional.hardtanh(self.log_std, -5, 2)  # a clamp whose gradient is one kernel
+        mean = torch.tanh(self(obs, dropout, rng).squeeze(0))
+        squares = nn.functional.mse_loss(mean, action, reduction="none")  # (B, A)
+        at_mean = -0.5 * math.log(2 * math.pi) * len(log_std) - log_std.sum()  # log pi(mean|s)
+        return torch.addmv(at_mean, squares, torch.exp(-2 * log_std), alpha=-0.5)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -152,8 +154,8 @@ class Value(MLP):
     def forward(self, obs: Tensor) -> Tensor:
         x = obs
         for weight, bias, norm in zip(self.weights, self.biases, self.norms):
-            x = norm(torch.addmm(bias[0], x, weight[0])).relu_()
-        return torch.addmm(self.biases[2][0], x, self.weights[2][0])[:, 0]
+            x = norm(torch.addmm(bias.squeeze(0), x, weight.squeeze(0))).relu_()
+        return torch.addmm(self.biases[2].squeeze(0), x, self.weights[2].squeeze(0)).squeeze(-1)
 
 
 # same as iql.py
@@ -164,7 +166,7 @@ class Critics(MLP):
         super().__init__(2, obs_size + action_size, 1, rng)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        return super().forward(torch.cat([obs, action], -1))[..., 0]
+        return super().forward(torch.cat([obs, action], -1)).squeeze(-1)
 
 
 # same as td3_bc.py
@@ -194,8 +196,8 @@ class IVR:
     def value_loss(self, q: Tensor, v: Tensor) -> Tensor:
         if self.args.algorithm == "sql":
             slack = 1 + (q - v) / (2 * self.alpha_reg)
-            return (slack.clamp(min=0) ** 2 + v / self.alpha_reg).mean()  # (1)
-        z = ((q - v) / self.alpha_reg).clamp(max=5)
+            return (slack.relu() ** 2 + v / self.alpha_reg).mean()  # (1)
+        z = nn.functional.hardtanh((q - v) / self.alpha_reg, -math.inf, 5)  # a clamp
         m = z.max().clamp(min=-1).detach()
         linear = q / self.alpha_reg - z if self.args.clamp_both else v / self.alpha_reg  # code: not clamped
         return (torch.exp(z - m) + torch.exp(-m) * linear).mean()  # (2)
@@ -207,17 +209,17 @@ class IVR:
 
     def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(imitation_weight * log_prob).mean()  # (4)
+        return imitation_weight @ log_prob / -len(log_prob)  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_v, value=self.args.gamma)  # (5), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (6)
+        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (6), 2 times the mean over both
 
     def actor_lr(self) -> Tensor:
-        progress = (self.count / self.args.updates).clamp(max=1)  # 1 past the end
-        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
+        angle = self.count * (math.pi / self.args.updates)
+        return self.args.lr / 2 * (1 + torch.cos(angle.clamp(max=math.pi)))  # (8), pi past the end
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

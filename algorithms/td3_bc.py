@@ -116,7 +116,7 @@ class Critics(nn.Module):
         self.weights = nn.ParameterList(uniform((2, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((2, 1, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
-    def forward(self, obs: Tensor, action: Tensor, q1_alone: bool = False) -> Tensor:  # Q1 alone is (B,)
+    def forward(self, obs: Tensor, action: Tensor, q1_alone: bool = False) -> Tensor:  # Q1 alone: (B,)
         x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
         x = x if q1_alone else x.expand(2, -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
@@ -163,7 +163,7 @@ class TD3BC:
         return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (2), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (3), twice the mean over both critics
+        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (3), 2 times the mean over both
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss (5), its imitation term, and lambda (4)."""

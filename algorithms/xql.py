@@ -143,9 +143,11 @@ class Actor(MLP):
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
     def log_prob(self, obs: Tensor, action: Tensor, dropout: float, rng: torch.Generator) -> Tensor:
-        log_std, mean = self.log_std.clamp(-5, 2), torch.tanh(self(obs, dropout, rng)[0])
-        error = (action - mean) * torch.exp(-log_std)
-        return (-0.5 * error**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)  # (7), (B,)
+        log_std = nn.functional.hardtanh(self.log_std, -5, 2)  # a clamp whose gradient is one kernel
+        mean = torch.tanh(self(obs, dropout, rng).squeeze(0))
+        squares = nn.functional.mse_loss(mean, action, reduction="none")  # (B, A)
+        at_mean = -0.5 * math.log(2 * math.pi) * len(log_std) - log_std.sum()  # log pi(mean|s)
+        return torch.addmv(at_mean, squares, torch.exp(-2 * log_std), alpha=-0.5)  # (7), (B,)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -162,8 +164,8 @@ class Value(MLP):
     def forward(self, obs: Tensor) -> Tensor:
         x = obs
         for weight, bias, norm in zip(self.weights, self.biases, self.norms):
-            x = norm(torch.addmm(bias[0], x, weight[0])).relu_()
-        return torch.addmm(self.biases[2][0], x, self.weights[2][0])[:, 0]
+            x = norm(torch.addmm(bias.squeeze(0), x, weight.squeeze(0))).relu_()
+        return torch.addmm(self.biases[2].squeeze(0), x, self.weights[2].squeeze(0)).squeeze(-1)
 
 
 # same as iql.py
@@ -174,7 +176,7 @@ class Critics(MLP):
         super().__init__(2, obs_size + action_size, 1, rng)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        return super().forward(torch.cat([obs, action], -1))[..., 0]
+        return super().forward(torch.cat([obs, action], -1)).squeeze(-1)
 
 
 # same as td3_bc.py
@@ -215,27 +217,27 @@ class XQL:
 
     def value_loss(self, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """(2), and m."""
-        z = ((q - v) / self.args.beta).clamp(max=self.args.clip)  # code: on this side only
+        z = nn.functional.hardtanh((q - v) / self.args.beta, -math.inf, self.args.clip)  # code: no lower clip
         m = z.max().clamp(min=-1).detach()  # (1)
-        return (torch.exp(z - m) - z * torch.exp(-m) - torch.exp(-m)).mean(), m  # (2)
+        return (torch.exp(z - m) - (z + 1) * torch.exp(-m)).mean(), m  # (2)
 
     def imitation_weight(self, advantage: Tensor) -> Tensor:
         return torch.exp(self.args.inverse_temperature * advantage).clamp(max=100)  # (3), code: not 1 / beta
 
     def actor_loss(self, batch: Batch, imitation_weight: Tensor) -> Tensor:
         log_prob = self.actor.log_prob(batch.obs, batch.action, self.args.dropout, self.rng)
-        return -(imitation_weight * log_prob).mean()  # (4)
+        return imitation_weight @ log_prob / -len(log_prob)  # (4)
 
     def critic_target(self, batch: Batch, next_v: Tensor) -> Tensor:
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_v  # (5), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_v, value=self.args.gamma)  # (5), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        huber = nn.functional.huber_loss(q, target.expand_as(q), reduction="none", delta=20.0)
-        return huber.mean(1).sum()  # (6), code: not squared
+        huber = nn.functional.huber_loss(q, target.expand_as(q), delta=20.0)  # a mean over both critics
+        return len(q) * huber  # (6), code: not squared
 
     def actor_lr(self) -> Tensor:
-        progress = (self.count / self.args.updates * self.args.cosine).clamp(max=1)  # 1 past the end
-        return self.args.lr * (1 + torch.cos(math.pi * progress)) / 2  # (8)
+        angle = self.count * (math.pi * self.args.cosine / self.args.updates)
+        return self.args.lr / 2 * (1 + torch.cos(angle.clamp(max=math.pi)))  # (8), pi past the end
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
