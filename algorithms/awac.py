@@ -30,7 +30,7 @@ mean of (3): 0, then below as the policy beats the data. weight is the mean of (
 1). capped is the share of weights above 99, up to 0.4. actor_loss is (6) and falls. log_std is its mean and
 falls from 0 to about -2 (bounded: it rises from -3).
 
-Read before: td3_bc.py (65 lines of code differ).
+Read before: td3_bc.py (67 lines of code differ).
 Run: python algorithms/awac.py --env hopper-medium-v2
 """
 
@@ -103,14 +103,16 @@ class Actor(nn.Module):
             x = nn.functional.linear(x, weight, bias)
         if self.bounded:
             return torch.tanh(x), -6 + 6 * torch.sigmoid(self.log_std)  # code: of the authors
-        return x, self.log_std.clamp(-20, 2)
+        return x, nn.functional.hardtanh(self.log_std, -20, 2)  # a clamp whose gradient is one kernel
 
     def log_prob(self, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
-        z = (action - mean) / log_std.exp()
-        return -(0.5 * z**2 + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)  # (5), (B,)
+        squares = nn.functional.mse_loss(mean, action, reduction="none")  # (B, A)
+        at_mean = -0.5 * math.log(2 * math.pi) * len(log_std) - log_std.sum()  # log pi(mean|s)
+        return torch.addmv(at_mean, squares, torch.exp(-2 * log_std), alpha=-0.5)  # (5), (B,)
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> Tensor:
-        return (mean + log_std.exp() * torch.randn(mean.shape, generator=rng, device=rng.device)).clamp(-1, 1)
+        noise = torch.randn(mean.shape, generator=rng, device=rng.device)
+        return torch.addcmul(mean, log_std.exp(), noise).clamp(-1, 1)  # mean + std noise
 
     def act(self, obs: Tensor) -> Tensor:
         return self(obs)[0].clamp(-1, 1)
@@ -163,10 +165,10 @@ class AWAC:
     def critic_target(self, batch: Batch) -> Tensor:
         next_action = self.actor.sample(*self.actor(batch.next_obs), self.rng)
         next_q = self.target_critics(batch.next_obs, next_action).min(0).values
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_q  # (1), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (2)
+        return len(q) * nn.functional.mse_loss(q, target.expand_as(q))  # (2), 2 times the mean over both
 
     @torch.no_grad()
     def advantage(self, batch: Batch, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ class AWAC:
         return (advantage / self.args.temperature).clamp(max=math.log(100)).exp()  # (4), (B,)
 
     def actor_loss(self, log_prob: Tensor, imitation_weight: Tensor) -> Tensor:
-        return -(imitation_weight * log_prob).mean()  # (6)
+        return imitation_weight @ log_prob / -len(log_prob)  # (6)
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

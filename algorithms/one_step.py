@@ -29,7 +29,7 @@ Logged: a stage keeps the others' last values. critic_loss is (3). q is mean_b Q
 discounted return. actor_loss is (1), may be negative, then (5) or (6). advantage averages (4), near 0; with
 rev_kl that of Q(s, a~) - Q(s, a), which rises. capped is the share of w = 100, healthy < 0.1. kl is (6)'s.
 
-Read before: td3_bc.py (100 lines of code differ).
+Read before: td3_bc.py (104 lines of code differ).
 Run: python algorithms/one_step.py --env hopper-medium-v2
 """
 
@@ -40,7 +40,6 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
@@ -81,42 +80,43 @@ def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Pa
     return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
-class Actor(nn.Module):
-    """Raw obs (B, S) -> a normal over actions (B, A), not squashed; S -> H -> H -> 2 A, ReLU."""
+class MLP(nn.Module):
+    """in -> H -> H -> out, ReLU: (..., in) -> (..., out)."""
 
     def __init__(self, sizes: list[int], rng: torch.Generator):  # i**-0.5: PyTorch's default bound
         super().__init__()
         self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
-    def forward(self, obs: Tensor) -> Normal:
-        x = obs
+    def forward(self, x: Tensor) -> Tensor:
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
             x = nn.functional.linear(x, weight, bias)
-        mean, log_std = torch.tanh(x).chunk(2, -1)
-        return Normal(mean, (-5 + 2.5 * (log_std + 1)).exp(), validate_args=False)  # (7); checks would sync
+        return x
+
+
+class Actor(MLP):
+    """Raw obs (B, S) -> a normal over actions (B, A), not squashed; S -> H -> H -> 2 A."""
+
+    def policy(self, obs: Tensor) -> tuple[Tensor, Tensor]:  # mean and log std, each (B, A)
+        mean, log_std = torch.tanh(self(obs)).chunk(2, -1)
+        return mean, 2.5 * log_std - 2.5  # (7)
+
+    def log_prob(self, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:  # (..., B)
+        squares = nn.functional.mse_loss(mean.expand_as(action), action, reduction="none")
+        terms = torch.addcmul(log_std, squares, torch.exp(-2 * log_std), value=0.5)
+        return -0.5 * math.log(2 * math.pi) * action.shape[-1] - terms.sum(-1)
 
     def act(self, obs: Tensor) -> Tensor:
-        return self(obs).mean
+        return self.policy(obs)[0]
 
 
-class Critics(nn.Module):
-    """Q, one network S + A -> H -> H -> 1, ReLU: raw obs (B, S), action (..., B, A) -> (..., B)."""
-
-    def __init__(self, sizes: list[int], rng: torch.Generator):
-        super().__init__()
-        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
-        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+class Critics(MLP):
+    """Q, one network S + A -> H -> H -> 1: raw obs (B, S), action (..., B, A) -> (..., B)."""
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([obs.expand(*action.shape[:-1], -1), action], -1)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-            x = nn.functional.linear(x, weight, bias)
-        return x.squeeze(-1)
+        return super().forward(torch.cat([obs.expand(*action.shape[:-1], -1), action], -1)).squeeze(-1)
 
 
 class OneStep:
@@ -144,33 +144,33 @@ class OneStep:
         stage = "A" if self.step < self.end_a else "B" if self.step < self.end_b else "C"
         return stage, self.step == self.end_a - 1 or stage == "B" and (self.step - self.end_a) % 2 == 1
 
-    def sample(self, policy: Normal, num: int) -> Tensor:
-        noise = torch.randn((num, *policy.mean.shape), generator=self.rng, device=self.data.device)
-        return policy.mean + policy.stddev * noise  # (num, B, A)
+    def sample(self, mean: Tensor, log_std: Tensor, num: int) -> Tensor:
+        noise = torch.randn((num, *mean.shape), generator=self.rng, device=self.data.device)
+        return torch.addcmul(mean, log_std.exp(), noise)  # mean + std noise, (num, B, A)
 
     def cloning(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (-self.actor(batch.obs).log_prob(batch.action).sum(-1).mean(),)  # (1)
+        return (-self.actor.log_prob(*self.actor.policy(batch.obs), batch.action).mean(),)  # (1)
 
     def sarsa(self, batch: Batch, next_action: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             next_q = self.target_critics(batch.next_obs, next_action)
-            target = batch.reward + self.args.gamma * (1 - batch.done) * next_q  # (2), (B,)
+            target = torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (2), (B,)
         q = self.critics(batch.obs, batch.action)
-        return ((q - target) ** 2).mean(), q.mean()  # (3)
+        return nn.functional.mse_loss(q, target), q.mean()  # (3)
 
     def exp_weight(self, batch: Batch) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            draws = self.sample(self.behaviour(batch.obs), self.args.num_samples)
+            draws = self.sample(*self.behaviour.policy(batch.obs), self.args.num_samples)
             advantage = self.critics(batch.obs, batch.action) - self.critics(batch.obs, draws).mean(0)  # (4)
         exponent, cap = self.args.inverse_temperature * advantage, math.log(100)
-        log_prob = self.actor(batch.obs).log_prob(batch.action.clamp(-1 + 1e-4, 1 - 1e-4)).sum(-1)
+        log_prob = self.actor.log_prob(*self.actor.policy(batch.obs), batch.action.clamp(-1 + 1e-4, 1 - 1e-4))
         loss = -(exponent.clamp(max=cap).exp() * log_prob).mean()  # (5)
         return loss, advantage.mean(), (exponent >= cap).mean(dtype=loss.dtype), torch.zeros_like(loss)
 
     def rev_kl(self, batch: Batch) -> tuple[Tensor, ...]:
-        pi, beta = self.actor(batch.obs), self.behaviour(batch.obs)
-        action, samples = self.sample(pi, 1)[0], self.sample(pi, self.args.num_samples)
-        kl = (pi.log_prob(samples) - beta.log_prob(samples)).sum(-1).mean()
+        pi, beta = self.actor.policy(batch.obs), self.behaviour.policy(batch.obs)
+        action, samples = self.sample(*pi, 1)[0], self.sample(*pi, self.args.num_samples)
+        kl = (self.actor.log_prob(*pi, samples) - self.behaviour.log_prob(*beta, samples)).mean()
         q = self.critics(batch.obs, action).mean()
         loss = self.args.rev_kl_weight * kl - q  # (6)
         return loss, q - self.critics(batch.obs, batch.action).mean(), torch.zeros_like(kl), kl
@@ -188,7 +188,7 @@ class OneStep:
         optimizer.zero_grad()
         terms[0].backward(inputs=optimizer.param_groups[0]["params"])  # and leaves no gradient elsewhere
         optimizer.step()
-        kept.copy_(torch.stack(terms).detach())
+        torch.stack([term.detach() for term in terms], out=kept)
         if moves:
             nets = (self.behaviour, self.actor) if stage == "A" else (self.target_critics, self.critics)
             target, online = (list(net.state_dict().values()) for net in nets)  # without gradients

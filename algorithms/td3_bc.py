@@ -187,8 +187,7 @@ class TD3BC:
             self.actor_optimizer.zero_grad()
             actor_loss.backward(inputs=list(self.actor.parameters()))  # leaves no gradient in the critics
             self.actor_optimizer.step()
-            with torch.no_grad():
-                torch.stack([actor_loss, bc_mse, lam], out=self.actor_stats)
+            torch.stack([actor_loss.detach(), bc_mse.detach(), lam], out=self.actor_stats)
             polyak(self.target_actor, self.actor, self.args.tau)
             polyak(self.target_critics, self.critics, self.args.tau)
         actor_loss, bc_mse, lam = self.actor_stats

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,11 +51,11 @@ def with_q(agent, q, v):
 
 def weights(agent, batch):
     """w of a batch: the gradient by the log probabilities. It has no other gradient."""
-    leaf = torch.zeros(len(batch.obs), 1, requires_grad=True)
-    agent.actor.forward = lambda obs: SimpleNamespace(log_prob=lambda action: leaf)
+    leaf = torch.zeros(len(batch.obs), requires_grad=True)
+    agent.actor.log_prob = lambda mean, log_std, action: leaf
     loss, *_ = agent.exp_weight(batch)
-    del agent.actor.forward
-    return -len(leaf) * torch.autograd.grad(loss, leaf)[0][:, 0]
+    del agent.actor.log_prob
+    return -len(leaf) * torch.autograd.grad(loss, leaf)[0]
 
 
 def test_temperature_zero_is_behaviour_cloning(agent):
@@ -141,13 +140,14 @@ def test_policy_ranges(agent):
     obs = 5 * torch.randn(1000, 11)
     with torch.no_grad():
         agent.actor.weights[-1].mul_(10)
-    mean, log_std = agent.actor(obs).mean, agent.actor(obs).stddev.log()
+    mean, log_std = agent.actor.policy(obs)
     assert 0.9 < mean.abs().max() <= 1 and -5.00001 <= log_std.min() < -4.5 and -0.5 < log_std.max() <= 0
     with torch.no_grad():
         for p in agent.actor.parameters():
             p.zero_()
-    assert agent.actor(obs).mean.abs().max() == 0
-    torch.testing.assert_close(agent.actor(obs).stddev, torch.full((1000, 3), 0.082085), rtol=1e-5, atol=0)
+    mean, log_std = agent.actor.policy(obs)
+    assert mean.abs().max() == 0
+    torch.testing.assert_close(log_std.exp(), torch.full((1000, 3), 0.082085), rtol=1e-5, atol=0)
 
 
 def test_rev_kl_at_beta_is_zero_for_every_sample_set(agent):
@@ -243,13 +243,13 @@ def test_rev_kl_loss(agent):
     batch, state = agent.data.sample(32, agent.rng), agent.rng.get_state()
     loss, advantage, _, kl = agent.rev_kl(batch)
     agent.rng.set_state(state)
-    pi, beta = agent.actor(batch.obs), agent.behaviour(batch.obs)
-    action, draws = (pi.mean + pi.stddev * torch.randn(k, 32, 3, generator=agent.rng) for k in (1, 10))
+    pi, beta = agent.actor.policy(batch.obs), agent.behaviour.policy(batch.obs)
+    action, draws = (pi[0] + pi[1].exp() * torch.randn(k, 32, 3, generator=agent.rng) for k in (1, 10))
 
-    def log_density(policy):
-        return (-0.5 * ((draws - policy.mean) / policy.stddev)**2 - policy.stddev.log()).sum(-1)  # but for a constant
+    def log_density(mean, log_std):
+        return (-0.5 * ((draws - mean) / log_std.exp())**2 - log_std).sum(-1)  # but for a constant
 
-    expected_kl = (log_density(pi) - log_density(beta)).mean()
+    expected_kl = (log_density(*pi) - log_density(*beta)).mean()
     q = agent.critics(batch.obs, action[0])
     torch.testing.assert_close(kl, expected_kl)
     torch.testing.assert_close(loss, 0.7 * expected_kl - q.mean())
@@ -416,16 +416,16 @@ def test_initialisation_is_pytorchs_and_acting_is_the_mean(agent):
     x = torch.tanh(agent.actor.weights[2] @ (agent.actor.weights[1] @ (agent.actor.weights[0] @ obs.T + agent.actor.biases[0][:, None]).relu()
                                              + agent.actor.biases[1][:, None]).relu() + agent.actor.biases[2][:, None]).T
     torch.testing.assert_close(agent.actor.act(obs), x[:, :3])  # raw observations
-    torch.testing.assert_close(agent.actor(obs).stddev.log(), -5 + 2.5 * (x[:, 3:] + 1))
+    torch.testing.assert_close(agent.actor.policy(obs)[1], -5 + 2.5 * (x[:, 3:] + 1))
     assert agent.critics(obs, torch.randn(5, 3)).shape == (5,)
 
 
 def test_draws(agent):
-    policy = torch.distributions.Normal(torch.tensor([[0.5, -0.5]]), torch.tensor([[1.0, 0.3]]))
-    draws = agent.sample(policy, 20_000)
+    mean, std = torch.tensor([[0.5, -0.5]]), torch.tensor([[1.0, 0.3]])
+    draws = agent.sample(mean, std.log(), 20_000)
     assert draws.shape == (20_000, 1, 2)
-    torch.testing.assert_close(draws.mean(0), policy.mean, rtol=0, atol=0.03)
-    torch.testing.assert_close(draws.std(0), policy.stddev, rtol=0.03, atol=0)
+    torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(draws.std(0), std, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("step", [5, 15, 25])

@@ -281,7 +281,7 @@ def test_real_peers(tmp_path, capsys):
 # Kernels
 
 
-KERNELS = {"bc": 26, "one_step": 62, "one_step --stages 0 1 0": 43, "td3_bc": 76.5, "awac": 152, "iql": 122, "sql_eql": 133, "xql": 139,
+KERNELS = {"bc": 26, "one_step": 46, "one_step --stages 0 1 0": 35, "td3_bc": 76.5, "awac": 130, "iql": 122, "sql_eql": 133, "xql": 139,
            "sac_n --config sac-10": 179, "edac": 241, "pbrl": 267, "rorl": 476}  # of an update without logs, at most
 
 
