@@ -35,7 +35,7 @@ Paper / authors' code / here:
 Logged: similarity is (6), about 0 at the random start. It rises as the critics learn the same values;
 healthy is well below the number of critics in it. critic_loss is (7) / N. The rest is as in sac_n.py.
 
-Read before: sac_n.py (40 lines of code differ).
+Read before: sac_n.py (37 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2
 """
 
@@ -110,6 +110,7 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -119,18 +120,22 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
-        return mean, log_std.clamp(-5, 2)
+        return mean, nn.functional.hardtanh(log_std, -5, 2)  # a clamp of fewer kernels
+
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action and the noise xi in it, each (B, A)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.tanh(mean + log_std.exp() * noise), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (B, A) and its log probability (B,)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        action = torch.tanh(mean + log_std.exp() * noise)
-        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+        """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
+        action, noise = self.draw(mean, log_std, rng)
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + torch.log(1 - action**2 + 1e-6)
+        return action, -0.5 * mean.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)  # (5)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -145,34 +150,31 @@ class Critics(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
         self.weights.append(uniform((num, 256, 1), 3e-3, rng))
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
-        x = x.expand(len(self.weights[0]), -1, -1)
+    def forward(self, obs: Tensor, action: Tensor, hidden: list | None = None) -> Tensor:
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
+                hidden is None or hidden.append(x)
             x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
         return x.squeeze(-1)
 
     def with_action_gradient(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Qk (N, B) and dQk/da (N, B, A): a pass back through the layers with the masks of the first pass."""
-        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)
-        x, masks = x.expand(len(self.weights[0]), -1, -1), []
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-            x = torch.baddbmm(bias, x, weight)
-            masks.append(x > 0)
+        q = self(obs, action, hidden := [])
+        masks = [x > 0 for x in hidden]
         gradient = self.weights[3].mT * masks[2]  # (N, B, 256)
         gradient = (gradient @ self.weights[2].mT) * masks[1]
         gradient = (gradient @ self.weights[1].mT) * masks[0]
-        return x.squeeze(-1), gradient @ self.weights[0][:, obs.shape[-1]:].mT  # (N, B, A)
+        return q, gradient @ self.weights[0][:, obs.shape[-1]:].mT  # (N, B, A)
 
 
 # same as td3_bc.py
@@ -206,16 +208,16 @@ class EDAC:
     def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
         if self.args.max_q_backup:
             next_obs = batch.next_obs.repeat_interleave(10, 0)
-            actions, _ = self.actor.sample(*self.actor(next_obs), self.rng)
+            actions, _ = self.actor.draw(*self.actor(next_obs), self.rng)
             q = self.critics(next_obs, actions).unflatten(1, (-1, 10))  # (N, B, 10)
             next_value = q.max(-1).values.min(0).values  # code: online critics, no entropy
         else:
             next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
             next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_value, value=self.args.gamma)  # (1), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (2)
+        return nn.functional.mse_loss(q, target.expand_as(q), reduction="sum") / q.shape[1]  # (2)
 
     def similarity(self, gradient: Tensor) -> Tensor:
         """`gradient`: dQk/da, (N, B, A)."""
@@ -223,15 +225,14 @@ class EDAC:
             chosen = torch.rand(len(gradient), generator=self.rng, device=gradient.device).argsort()
             gradient = gradient[chosen[:max(2, self.data.action_size)]]  # code: min(N, A), 0 / 0 where A = 1
         unit = gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-10)
-        pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))  # (B,), over j != k
-        return pairs.mean() / max(len(unit) - 1, 1)  # (6)
+        pairs = unit.sum(0).square().sum() - unit.square().sum()  # over b and j != k
+        return pairs / (unit.shape[1] * max(len(unit) - 1, 1))  # (6)
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        target_entropy = -self.data.action_size
-        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
+        return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (4), A: -target entropy
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

@@ -24,20 +24,18 @@ Paper / authors' code / here: this file follows the code where they differ.
 - (6): The paper divides by N, the code by N - 1. The schedule (9) was tuned with the code's.
 - (7): The clip at 0 is in the code only. Where Q < 0 (halfcheetah-random) it pulls values UP at unknown
   actions: watch `clipped`. --no-clip is the paper's equation.
-- (8): The paper has the states s alone. The code adds s', with a weight of 0.1 (--ood-next), which its
-  author calls removable (authors' issue 1).
+- (8): The paper has s alone. The code adds s' with 0.1 u (--ood-next), removable by the authors' issue 1.
 - (10): An epoch is 1000 updates, and its first one notes q_ood. Values fall if the last 5 epochs have a lower
   mean q_ood than the 15 before. relaxation starts at 1, acts from the next update on and stops at beta_ood <=
   0.2. The code goes by names (*-random, *-medium, *-medium-replay); here PAPER has --adaptive for these.
-- The temperature steps first, and (3) has the new alpha. The critics step next, and (3) has the new ones.
-  (SAC-N, EDAC and RORL take all three losses at the old parameters.)
+- (3) comes last, with the new alpha and the new critics. SAC-N, EDAC and RORL take all losses at the old.
 - Hidden weights start within 1 / sqrt(256) in every layer, also in the first. PBRL-Prior is not here.
 
 Logged: critic_loss is (8) / N, and ood_loss is its second term / N. u is (6) at the data; a healthy u_ood, at
 policy actions, is larger. q_ood is the mean Q there, held down while beta_ood (9) is large. clipped is the
 share of zeros among (7)'s targets: 0.1 while beta_ood is large, near 1 if Q < 0. The rest is as in sac_n.py.
 
-Read before: sac_n.py (81 lines of code differ).
+Read before: sac_n.py (86 lines of code differ).
 Run: python algorithms/pbrl.py --env hopper-medium-v2
 """
 
@@ -75,9 +73,8 @@ class Args(RunArgs):
     clip: bool = True  # targets of (7) are at least 0
 
 
-ROBOTS = "halfcheetah", "hopper", "walker2d"
 PAPER = {  # authors' code
-    f"{robot}-{level}-v2": values for robot in ROBOTS for level, values in {
+    f"{robot}-{level}-v2": values for robot in ("halfcheetah", "hopper", "walker2d") for level, values in {
         "random": dict(adaptive=True), "medium": dict(adaptive=True), "medium-replay": dict(adaptive=True),
         "medium-expert": {}, "expert": dict(beta_start=2.0, beta_end=2.0)}.items()
 } | {f"{task}-{level}-v0": dict(beta_in=1e-4, beta_start=at_s, beta_end=at_s, ood_next=at_next)
@@ -102,6 +99,7 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -111,24 +109,28 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
-        return mean, log_std.clamp(-5, 2)
+        return mean, nn.functional.hardtanh(log_std, -5, 2)  # a clamp of fewer kernels
+
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action and the noise xi in it, each (B, A)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.tanh(mean + log_std.exp() * noise), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (B, A) and its log probability (B,)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        action = torch.tanh(mean + log_std.exp() * noise)
-        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+        """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
+        action, noise = self.draw(mean, log_std, rng)
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + torch.log(1 - action**2 + 1e-6)
+        return action, -0.5 * mean.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)  # (5)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
 
 
-# as sac_n.py, but with one bound for all hidden layers
+# as sac_n.py, but with one bound for all hidden layers, and observations as they are
 class Critics(nn.Module):
     """N networks S + A -> 256 x 3 -> 1 as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
 
@@ -136,7 +138,7 @@ class Critics(nn.Module):
                  rng: torch.Generator):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
-        self.register_buffer("obs_scale", scale.clone())
+        self.register_buffer("obs_scale", scale.clone())  # both: not used, but in older checkpoints
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), 1 / 16, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -144,8 +146,7 @@ class Critics(nn.Module):
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
-        x = x.expand(len(self.weights[0]), -1, -1)
+        x = torch.cat([obs, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
@@ -182,13 +183,17 @@ class PBRL:
         self.relaxation = torch.ones((), device=data.device)
         self.past_q = torch.zeros(20, device=data.device)  # q_ood at the first updates of the last 20 epochs
 
+    @property
+    def phase(self) -> bool:  # is the next update an epoch's first? (see common/graph.py)
+        return self.step % 1000 == 0
+
     @torch.no_grad()
     def critic_target(self, batch: Batch) -> Tensor:
         """(N, B): critic k follows its own target network."""
-        next_action, _ = self.actor.sample(*self.actor(batch.next_obs), self.rng)
+        next_action, _ = self.actor.draw(*self.actor(batch.next_obs), self.rng)
         next_q = self.target_critics(batch.next_obs, next_action)
-        next_value = next_q - self.args.beta_in * self.uncertainty(next_q)
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1)
+        next_value = next_q.sub(self.uncertainty(next_q), alpha=self.args.beta_in)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_value, value=self.args.gamma)  # (1)
 
     def uncertainty(self, q: Tensor) -> Tensor:
         return q.detach().std(0)  # (6), code: divided by N - 1
@@ -199,28 +204,26 @@ class PBRL:
 
     def relax(self, q_ood: Tensor) -> None:
         """At an epoch's first update: lower beta_ood if q_ood fell over past epochs; note this one's."""
-        epoch_starts = self.count % 1000 == 0
         if self.args.adaptive:
             falling = self.past_q[15:].mean() < self.past_q[:15].mean()
-            relaxes = epoch_starts & falling & (self.count >= 50_000) & (self.beta_ood() > 0.2)
+            relaxes = falling & (self.count >= 50_000) & (self.beta_ood() > 0.2)
             self.relaxation /= torch.where(relaxes, 1.01, 1.0)  # (10)
-        self.past_q.copy_(torch.where(epoch_starts, torch.cat([self.past_q[1:], q_ood[None]]), self.past_q))
+        self.past_q.copy_(torch.cat([self.past_q[1:], q_ood[None]]))
 
     def ood_loss(self, q: Tensor, beta: Tensor | float) -> tuple[Tensor, Tensor]:
-        """(N, B M) -> (7) of every critic (N,), and its targets (N, B M)."""
+        """(N, B M) -> sum of (7) over critics, and its targets (N, B M)."""
         target = q.detach() - beta * self.uncertainty(q)
         target = target.clamp(min=0) if self.args.clip else target  # code: the clip
-        return ((q - target) ** 2).mean(1), target  # (7)
+        return nn.functional.mse_loss(q, target, reduction="sum") / q.shape[1], target  # (7)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (2)
+        return nn.functional.mse_loss(q, target.expand_as(q), reduction="sum") / q.shape[1]  # (2)
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        target_entropy = -self.data.action_size
-        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
+        return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (4), A: -target entropy
 
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -229,9 +232,10 @@ class PBRL:
 
     def values(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Qk at (s, a) (N, B), and at policy actions of s and of s', (N, B M) each, in one forward pass."""
-        obs = torch.cat([batch.obs, batch.next_obs]).repeat_interleave(self.args.num_actions, 0)  # (2 B M, S)
-        with torch.no_grad():
-            action, _ = self.actor.sample(*self.actor(obs), self.rng)
+        obs = torch.cat([batch.obs, batch.next_obs])
+        with torch.no_grad():  # (2 B M, S) and twice (2 B M, A)
+            obs, *policy = (x.repeat_interleave(self.args.num_actions, 0) for x in (obs, *self.actor(obs)))
+            action, _ = self.actor.draw(*policy, self.rng)
         q = self.critics(torch.cat([batch.obs, obs]), torch.cat([batch.action, action]))
         return q.split([len(batch.obs), len(obs) // 2, len(obs) // 2], 1)
 
@@ -244,14 +248,14 @@ class PBRL:
         target = self.critic_target(batch)
         q, q_ood, q_ood_next = self.values(batch)
         loss_at_s, ood_target = self.ood_loss(q_ood, beta)
-        loss_at_next, _ = self.ood_loss(q_ood_next, self.args.ood_next)
-        ood_loss = (loss_at_s + loss_at_next).sum() / 2
+        ood_loss = (loss_at_s + self.ood_loss(q_ood_next, self.args.ood_next)[0]) / 2
         critic_loss = self.critic_loss(q, target) + ood_loss  # (8)
         self.minimize(critic_loss, self.critic_optimizer)
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha)
         self.minimize(actor_loss, self.actor_optimizer)
         polyak(self.target_critics, self.critics, self.args.tau)
-        self.relax(q_ood.detach().mean())
+        if self.phase:
+            self.relax(q_ood.detach().mean())
         self.step += 1
         self.count += 1
         if not log:

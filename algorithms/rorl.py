@@ -46,7 +46,7 @@ Logged: critic_loss is (11) / N. q_smooth is (8), near 0 while the loss is align
 std_k in (9), in a healthy run of the order of q_std. lambda is (10). pi_smooth is mean_b max_j J: 1e-7 or
 less while the policy is wide, larger as it sharpens. The rest is as in sac_n.py.
 
-Read before: sac_n.py (104 lines of code differ).
+Read before: sac_n.py (105 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
@@ -132,6 +132,7 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -141,18 +142,22 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
-        return mean, log_std.clamp(-5, 2)
+        return mean, nn.functional.hardtanh(log_std, -5, 2)  # a clamp of fewer kernels
+
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action and the noise xi in it, each (B, A)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.tanh(mean + log_std.exp() * noise), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (B, A) and its log probability (B,)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        action = torch.tanh(mean + log_std.exp() * noise)
-        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+        """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
+        action, noise = self.draw(mean, log_std, rng)
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + torch.log(1 - action**2 + 1e-6)
+        return action, -0.5 * mean.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)  # (5)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -167,6 +172,7 @@ class Critics(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -174,8 +180,8 @@ class Critics(nn.Module):
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
-        x = x.expand(len(self.weights[0]), -1, -1)
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
@@ -232,10 +238,11 @@ class RORL:
     def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
         next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
         next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_value, value=self.args.gamma)  # (1), (B,)
 
     def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (2), code: a sum over critics
+        squares = nn.functional.mse_loss(q, target.expand_as(q), reduction="sum")
+        return squares / q.shape[1]  # (2), code: a sum over critics
 
     def asymmetric(self, difference: Tensor) -> Tensor:
         """`difference`: D of every critic, (N, ...) -> (...)."""
@@ -261,7 +268,7 @@ class RORL:
         """(9) with lambda `lam`, and the mean std in it."""
         obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)  # (B n, S)
         with torch.no_grad():
-            action, _ = self.actor.sample(*self.actor(obs), self.rng)
+            action, _ = self.actor.draw(*self.actor(obs), self.rng)
         q = self.critics(obs, action)  # (N, B n)
         std = q.detach().std(0)  # code: divided by N - 1
         return ((q.detach() - lam * std - q) ** 2).mean(), std.mean()  # (9)
@@ -279,8 +286,7 @@ class RORL:
         return sac_loss + self.args.beta_pi * smoothing  # (13)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        target_entropy = -self.data.action_size
-        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
+        return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (4), A: -target entropy
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         args, has_ood = self.args, self.phase

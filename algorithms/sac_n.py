@@ -37,7 +37,7 @@ about the discounted return; if it passes 1e6, the ensemble is too small. q_std 
 critics' std, the disagreement that the minimum turns into pessimism. target is the mean of (1). actor_loss is
 (3). alpha shrinks from 1. entropy is -mean_b log pi(a~|s) and settles at -A.
 
-Read before: td3_bc.py (101 lines of code differ).
+Read before: td3_bc.py (106 lines of code differ).
 Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
 """
 
@@ -103,6 +103,7 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -112,18 +113,22 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
-        return mean, log_std.clamp(-5, 2)
+        return mean, nn.functional.hardtanh(log_std, -5, 2)  # a clamp of fewer kernels
+
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action and the noise xi in it, each (B, A)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.tanh(mean + log_std.exp() * noise), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (B, A) and its log probability (B,)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        action = torch.tanh(mean + log_std.exp() * noise)
-        log_normal = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-        return action, (log_normal - torch.log(1 - action**2 + 1e-6)).sum(-1)  # (5)
+        """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
+        action, noise = self.draw(mean, log_std, rng)
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + torch.log(1 - action**2 + 1e-6)
+        return action, -0.5 * mean.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)  # (5)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -137,6 +142,7 @@ class Critics(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
+        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -144,8 +150,8 @@ class Critics(nn.Module):
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = torch.cat([(obs - self.obs_mean) / self.obs_scale, action], -1)  # (B, S + A)
-        x = x.expand(len(self.weights[0]), -1, -1)
+        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
                 x = x.relu_()
@@ -184,23 +190,22 @@ class SACN:
     def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
         if self.args.max_q_backup:
             next_obs = batch.next_obs.repeat_interleave(10, 0)
-            actions, _ = self.actor.sample(*self.actor(next_obs), self.rng)
+            actions, _ = self.actor.draw(*self.actor(next_obs), self.rng)
             q = self.critics(next_obs, actions).unflatten(1, (-1, 10))  # (N, B, 10)
             next_value = q.max(-1).values.min(0).values  # code: online critics, no entropy
         else:
             next_action, log_prob = self.actor.sample(*self.actor(batch.next_obs), self.rng)
             next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
-        return batch.reward + self.args.gamma * (1 - batch.done) * next_value  # (1), (B,)
+        return torch.addcmul(batch.reward, 1 - batch.done, next_value, value=self.args.gamma)  # (1), (B,)
 
     def critic_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        return ((q - target) ** 2).mean(1).sum()  # (2)
+        return nn.functional.mse_loss(q, target.expand_as(q), reduction="sum") / q.shape[1]  # (2)
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         return (alpha * log_prob - q.min(0).values).mean()  # (3)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        target_entropy = -self.data.action_size
-        return -(self.log_alpha * (log_prob + target_entropy).detach()).mean()  # (4)
+        return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (4), A: -target entropy
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

@@ -110,7 +110,8 @@ def numbers(agent, logs, calls):
     if calls.get("sample"):  # the actor's, of an ensemble
         (q, target), _ = (calls.get("critic_loss") or calls["td_loss"])[0]
         action, log_prob = calls["sample"][0][1]
-        ood = [result[0] for _, result in calls.get("ood_loss", ())] or [torch.zeros(())]
+        ood = [((args[0] - result[1]) ** 2).mean(1) if hasattr(agent, "past_q") else result[0]  # PBRL's of every critic
+               for args, result in calls.get("ood_loss", ())] or [torch.zeros(())]
         found |= {"critic_loss": len(q) * logs["critic_loss"], "target": target, "td_per_critic": ((q - target) ** 2).mean(1),
                   "action": action, "log_prob": log_prob, "log_alpha_after": agent.log_alpha}
         found |= dict.fromkeys(("ood_loss", "ood_per_critic"), sum(ood) / len(ood))
