@@ -35,7 +35,7 @@ Paper / authors' code / here:
 Logged: similarity is (6), about 0 at the random start. It rises as the critics learn the same values;
 healthy is well below the number of critics in it. critic_loss is (7) / N. The rest is as in sac_n.py.
 
-Read before: sac_n.py (37 lines of code differ).
+Read before: sac_n.py (38 lines of code differ).
 Run: python algorithms/edac.py --env hopper-medium-v2
 """
 
@@ -129,7 +129,7 @@ class Actor(nn.Module):
     def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reparameterised action and the noise xi in it, each (B, A)."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.tanh(mean + log_std.exp() * noise), noise
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise)), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
@@ -157,20 +157,20 @@ class Critics(nn.Module):
         self.weights.append(uniform((num, 256, 1), 3e-3, rng))
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
-    def forward(self, obs: Tensor, action: Tensor, hidden: list | None = None) -> Tensor:
+    def forward(self, obs: Tensor, action: Tensor, units: list | None = None) -> Tensor:
         x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-                hidden is None or hidden.append(x)
-            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
-        return x.squeeze(-1)
+        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases)
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, x, weight).relu_()  # (N, B, 256); in place, which saves memory
+            if units is not None:
+                units.append(x)
+        return torch.baddbmm(last_bias, x, last_weight).squeeze(-1)
 
     def with_action_gradient(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Qk (N, B) and dQk/da (N, B, A): a pass back through the layers with the masks of the first pass."""
-        q = self(obs, action, hidden := [])
-        masks = [x > 0 for x in hidden]
+        q = self(obs, action, units := [])
+        masks = [x > 0 for x in units]
         gradient = self.weights[3].mT * masks[2]  # (N, B, 256)
         gradient = (gradient @ self.weights[2].mT) * masks[1]
         gradient = (gradient @ self.weights[1].mT) * masks[0]
@@ -244,12 +244,11 @@ class EDAC:
         target = self.critic_target(batch, alpha)
         q, gradient = self.critics.with_action_gradient(batch.obs, batch.action)
         similarity = self.similarity(gradient)
-        critic_loss = self.critic_loss(q, target) + self.args.eta * similarity  # (7)
+        critic_loss = self.critic_loss(q, target).add(similarity, alpha=self.args.eta)  # (7)
         optimizers = self.alpha_optimizer, self.actor_optimizer, self.critic_optimizer
         for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
             optimizer.zero_grad()
             loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
-        for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:

@@ -118,7 +118,7 @@ class Actor(nn.Module):
     def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reparameterised action and the noise xi in it, each (B, A)."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.tanh(mean + log_std.exp() * noise), noise
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise)), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
@@ -147,11 +147,10 @@ class Critics(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([obs, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
-        return x.squeeze(-1)
+        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases)
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, x, weight).relu_()  # (N, B, 256); in place, which saves memory
+        return torch.baddbmm(last_bias, x, last_weight).squeeze(-1)
 
 
 # same as td3_bc.py

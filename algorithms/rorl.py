@@ -25,28 +25,22 @@ counts the N critics, and j the n perturbations: s^ is s + delta_j. Each loss dr
     actor loss = L_SAC + beta_pi mean_b max_j J(b, j)                                                     (13)
 
 Paper / authors' code / here: the code made the table, so this file follows it in all but the first point.
-- (7): Until 2022-11-26 the released code compared Q(s^, a) with Q of ANOTHER row of the batch (authors'
-  issue 1), and Table 1 is older than the fix. This file has the corrected loss; --q-smooth-misaligned is the
-  old one. Run both before you claim a reproduction.
-- (2) is a sum over critics, (8) and (9) are means. So their weights per critic are beta_q / N and beta_ood /
-  N. The paper's per-critic equations would regularise N times harder.
-- (8), (13): The paper takes the worst s^ in a ball, for each critic. The code takes the worst of n samples,
-  one for the mean over critics.
-- (9): The paper's std divides by N, the code's by N - 1. Where lambda is 0, the OOD loss is left out
-  altogether (hopper-medium-replay after 100,000 updates).
+- (7): Until 2022-11-26, and so in Table 1, the code compared Q(s^, a) with Q of ANOTHER row (authors' issue
+  1). --q-smooth-misaligned does that, the default does not. Run both before you claim a reproduction.
+- (2) is a sum over critics, (8) and (9) are means: N times weaker than the paper's per-critic equations.
+- (8), (13): The paper has the worst s^ in a ball, per critic; the code has that of n, for the critics' mean.
+- (9): The paper's std divides by N, the code's by N - 1. Where lambda is 0, there is no OOD loss at all.
 - (12): The paper has a factor of 1/2, the code has none. While the policy is wide, J is below 1e-7, and its
   textbook form, a sum less 1, is mostly rounding error; 2 sinh^2 is the same without the cancellation.
-- PAPER and ATTACK are the authors' configuration of 2023-02. It replaced the first one (2022-09) in three
-  places: walker2d-medium (lambda was 0.1 throughout), walker2d-expert (lambda_min was 0.7), and the attack
-  model of hopper-medium (eps_pi and eps_q were 0.01 and are 0.005, eps_ood was 0.03 and is 0.02).
-- The worst s^ is found without a graph and only then run with one. The gradients are the same, and updates
-  on a CPU are 1.5 times (hopper) to twice (halfcheetah) as fast.
+- PAPER and ATTACK are the authors' configuration of 2023-02. In 2022-09 walker2d-medium had lambda = 0.1,
+  walker2d-expert lambda_min = 0.7, and the attacked hopper-medium eps_pi = eps_q = 0.01, eps_ood = 0.03.
+- The worst s^ is found without a graph, then run with one: the same gradients, 1.5 to 2 times as fast.
 
 Logged: critic_loss is (11) / N. q_smooth is (8), near 0 while the loss is aligned. q_ood_std is the mean
 std_k in (9), in a healthy run of the order of q_std. lambda is (10). pi_smooth is mean_b max_j J: 1e-7 or
 less while the policy is wide, larger as it sharpens. The rest is as in sac_n.py.
 
-Read before: sac_n.py (105 lines of code differ).
+Read before: sac_n.py (109 lines of code differ).
 Run: python algorithms/rorl.py --env hopper-medium-v2 (--config attack: the models that the paper attacks)
 """
 
@@ -77,7 +71,7 @@ class Args(RunArgs):
     num_perturbations: Size = 20  # n, how many delta_j (6) draws
     eps_q: NonNegative = 0.005  # radius of (8), in units of the observations' std
     beta_q: NonNegative = 1e-4  # weight of (8)
-    tau_q: Fraction = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q
+    tau_q: Annotated[float, within("[0, 1)")] = 0.2  # in (7): rises of Q weigh 1 - tau_q, falls tau_q
     eps_pi: NonNegative = 0.005  # radius of (12)
     beta_pi: NonNegative = 0.1  # its weight in (13)
     eps_ood: NonNegative = 0.01  # radius of (9); 0 still draws n policy actions at s itself
@@ -151,7 +145,7 @@ class Actor(nn.Module):
     def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reparameterised action and the noise xi in it, each (B, A)."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.tanh(mean + log_std.exp() * noise), noise
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise)), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
@@ -182,19 +176,18 @@ class Critics(nn.Module):
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
-        return x.squeeze(-1)
+        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases)
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, x, weight).relu_()  # (N, B, 256); in place, which saves memory
+        return torch.baddbmm(last_bias, x, last_weight).squeeze(-1)
 
 
 def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
-    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
+    precisions = math.exp(-2) ** log_std + math.exp(-2) ** near_log_std  # 1 / std^2 of both
     # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
     spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
-    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
+    return torch.addcmul(spread, (mean - near_mean) ** 2, precisions, value=0.5).sum(-1)  # (12), code: no 1/2
 
 
 # same as td3_bc.py
@@ -224,15 +217,14 @@ class RORL:
         self.count = torch.zeros((), dtype=torch.int64, device=data.device)  # `step` on the device, for (10)
 
     @property
-    def phase(self) -> bool:
-        """Whether the next update has an OOD loss (see common/graph.py)."""
+    def phase(self) -> bool:  # has the next update an OOD loss? (see common/graph.py)
         lam = max(self.args.lambda_max - self.step * self.args.lambda_dec, self.args.lambda_min)
         return self.args.beta_ood > 0 and lam > 1e-12
 
     def perturbations(self, eps: float) -> Tensor:
         shape = self.args.num_perturbations, self.data.obs_size
         noise = torch.rand(shape, generator=self.rng, device=self.data.device)
-        return (2 * noise - 1) * eps * self.data.obs_std  # (6), (n, S)
+        return (noise - 0.5) * (2 * eps * self.data.obs_std)  # (6), (n, S)
 
     @torch.no_grad()
     def critic_target(self, batch: Batch, alpha: Tensor) -> Tensor:
@@ -240,38 +232,38 @@ class RORL:
         next_value = self.target_critics(batch.next_obs, next_action).min(0).values - alpha * log_prob
         return torch.addcmul(batch.reward, 1 - batch.done, next_value, value=self.args.gamma)  # (1), (B,)
 
-    def td_loss(self, q: Tensor, target: Tensor) -> Tensor:
-        squares = nn.functional.mse_loss(q, target.expand_as(q), reduction="sum")
-        return squares / q.shape[1]  # (2), code: a sum over critics
+    def td_loss(self, q: Tensor, target: Tensor) -> Tensor:  # code: a sum over critics
+        return nn.functional.mse_loss(q, target.expand_as(q), reduction="sum") / q.shape[1]  # (2)
 
     def asymmetric(self, difference: Tensor) -> Tensor:
         """`difference`: D of every critic, (N, ...) -> (...)."""
-        rise, fall, tau_q = difference.clamp(min=0), difference.clamp(max=0), self.args.tau_q
-        return ((1 - tau_q) * rise**2 + tau_q * fall**2).mean(0)  # (7)
+        rise, fall = 1 - self.args.tau_q, self.args.tau_q
+        return rise * (difference * nn.functional.leaky_relu(difference, fall / rise)).mean(0)  # (7)
 
-    def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
-        """`q`: (N, B) at (s, a), with its graph."""
-        n, size = self.args.num_perturbations, len(batch.obs)
-        delta = self.perturbations(self.args.eps_q)
-        position = torch.arange(size * n, device=q.device).view(size, n)  # b n + j at (b, j)
-        # the row whose Q(s, a) is subtracted at (b, j): b, and in the misaligned loss another one
-        clean_row = position % size if self.args.q_smooth_misaligned else position // n
-        with torch.no_grad():
-            near_obs = (batch.obs[:, None] + delta).flatten(0, 1)  # (B n, S), row b n + j
-            near_q = self.critics(near_obs, batch.action.repeat_interleave(n, 0)).view(-1, size, n)
-            worst = self.asymmetric(near_q - q[:, clean_row]).argmax(1)  # (B,), code: by the ensemble's mean
-        clean_row = clean_row.gather(1, worst[:, None]).squeeze(1)  # (B,)
-        near_q = self.critics(batch.obs + delta[worst], batch.action)  # (N, B)
-        return self.asymmetric(near_q - q[:, clean_row]).mean()  # (8)
+    @torch.no_grad()
+    def worst_near(self, batch: Batch) -> tuple[Tensor, Tensor | slice]:
+        """Of each row the s^ with the largest (7), (B, S), and the rows whose Q(s, a) is subtracted there."""
+        n, delta = self.args.num_perturbations, self.perturbations(self.args.eps_q)
+        obs = torch.cat([batch.obs[:, None], batch.obs[:, None] + delta], 1)  # (B, 1 + n, S)
+        q = self.critics(obs.flatten(0, 1), batch.action.repeat_interleave(1 + n, 0))
+        clean, near = q.unflatten(1, obs.shape[:2]).split([1, n], -1)  # (N, B, 1) and (N, B, n)
+        if self.args.q_smooth_misaligned:
+            rows = torch.arange(len(obs) * n, device=obs.device).view(-1, n) % len(obs)  # at (b, j)
+            clean = clean[:, rows, 0]
+        worst = self.asymmetric(near - clean).argmax(1)  # code: by the ensemble's mean
+        rows = rows.gather(1, worst[:, None])[:, 0] if self.args.q_smooth_misaligned else slice(None)
+        return batch.obs + delta[worst], rows
 
-    def ood_loss(self, obs: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """(9) with lambda `lam`, and the mean std in it."""
-        obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)  # (B n, S)
-        with torch.no_grad():
-            action, _ = self.actor.draw(*self.actor(obs), self.rng)
-        q = self.critics(obs, action)  # (N, B n)
+    @torch.no_grad()
+    def ood_rows(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """s^ (B n, S) and a^ (B n, A) of (9)."""
+        obs = (obs[:, None] + self.perturbations(self.args.eps_ood)).flatten(0, 1)
+        return obs, self.actor.draw(*self.actor(obs), self.rng)[0]
+
+    def ood_loss(self, q: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """(9) with lambda `lam`, and the std in it, (B n,)."""
         std = q.detach().std(0)  # code: divided by N - 1
-        return ((q.detach() - lam * std - q) ** 2).mean(), std.mean()  # (9)
+        return nn.functional.mse_loss(q, q.detach() - lam * std), std  # (9)
 
     def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         """`mean`, `log_std`: (B, A) of pi(s), with their graph."""
@@ -283,7 +275,7 @@ class RORL:
 
     def actor_loss(self, q: Tensor, log_prob: Tensor, alpha: Tensor, smoothing: Tensor) -> Tensor:
         sac_loss = (alpha * log_prob - q.min(0).values).mean()  # (3)
-        return sac_loss + self.args.beta_pi * smoothing  # (13)
+        return sac_loss.add(smoothing, alpha=self.args.beta_pi)  # (13)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
         return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (4), A: -target entropy
@@ -301,9 +293,13 @@ class RORL:
         pi_smooth = self.policy_smoothing(batch.obs, mean, log_std) if has_pi else zero
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob, alpha, pi_smooth)
         target = self.critic_target(batch, alpha)
-        q = self.critics(batch.obs, batch.action)
-        q_smooth = self.q_smoothing(batch, q) if has_q else zero
-        ood_loss, ood_std = self.ood_loss(batch.obs, lam) if has_ood else (zero, zero)
+        near_obs, rows = self.worst_near(batch) if has_q else (batch.obs[:0], None)
+        ood = self.ood_rows(batch.obs) if has_ood else (batch.obs[:0], batch.action[:0])
+        obs = torch.cat([batch.obs, near_obs, ood[0]])  # all states of (11) in one forward pass
+        actions = torch.cat([batch.action, batch.action[:len(near_obs)], ood[1]])
+        q, near_q, ood_q = self.critics(obs, actions).split([len(batch.obs), len(near_obs), len(ood[0])], 1)
+        q_smooth = self.asymmetric(near_q - q[:, rows]).mean() if has_q else zero  # (8)
+        ood_loss, ood_std = self.ood_loss(ood_q, lam) if has_ood else (zero, zero)
         critic_loss = self.td_loss(q, target) + args.beta_q * q_smooth + args.beta_ood * ood_loss  # (11)
         self.step += 1
         self.count += 1
@@ -311,13 +307,12 @@ class RORL:
         for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
             optimizer.zero_grad()
             loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
-        for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, args.tau)
         if not log:
             return {}
         return {"critic_loss": critic_loss / len(q), "q": q.mean(), "q_max": q.max(),
-                "q_std": q.std(0, correction=0).mean(), "q_smooth": q_smooth, "q_ood_std": ood_std,
+                "q_std": q.std(0, correction=0).mean(), "q_smooth": q_smooth, "q_ood_std": ood_std.mean(),
                 "lambda": lam, "target": target.mean(), "actor_loss": actor_loss, "pi_smooth": pi_smooth,
                 "alpha": alpha, "entropy": -log_prob.mean()}
 

@@ -37,7 +37,7 @@ about the discounted return; if it passes 1e6, the ensemble is too small. q_std 
 critics' std, the disagreement that the minimum turns into pessimism. target is the mean of (1). actor_loss is
 (3). alpha shrinks from 1. entropy is -mean_b log pi(a~|s) and settles at -A.
 
-Read before: td3_bc.py (106 lines of code differ).
+Read before: td3_bc.py (104 lines of code differ).
 Run: python algorithms/sac_n.py --env halfcheetah-medium-v2
 """
 
@@ -122,7 +122,7 @@ class Actor(nn.Module):
     def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reparameterised action and the noise xi in it, each (B, A)."""
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.tanh(mean + log_std.exp() * noise), noise
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise)), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Action (B, A) and its log probability (B,); -log N(z) = log_std + noise^2 / 2 + log(2 pi) / 2."""
@@ -152,11 +152,10 @@ class Critics(nn.Module):
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
         x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            if i > 0:  # hidden units are rectified in place, which saves memory; the input is not
-                x = x.relu_()
-            x = torch.baddbmm(bias, x, weight)  # (N, B, 256), at last (N, B, 1)
-        return x.squeeze(-1)
+        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases)
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, x, weight).relu_()  # (N, B, 256); in place, which saves memory
+        return torch.baddbmm(last_bias, x, last_weight).squeeze(-1)
 
 
 # same as td3_bc.py
@@ -221,7 +220,6 @@ class SACN:
         for loss, optimizer in zip((alpha_loss, actor_loss, critic_loss), optimizers):
             optimizer.zero_grad()
             loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
-        for optimizer in optimizers:
             optimizer.step()
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
