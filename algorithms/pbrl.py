@@ -99,7 +99,6 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
-        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -109,7 +108,7 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = (obs - self.obs_mean) / self.obs_scale
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)

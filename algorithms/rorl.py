@@ -126,7 +126,6 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
-        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size, 256, 256, 256]
         # code: 1 / sqrt(outputs), in the first layer too
         self.weights = nn.ParameterList(uniform((o, i), 256**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
@@ -136,7 +135,7 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
-        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = (obs - self.obs_mean) / self.obs_scale
         for weight, bias in zip(self.weights, self.biases):
             x = nn.functional.linear(x, weight, bias).relu_()
         mean, log_std = nn.functional.linear(x, self.head_weight, self.head_bias).chunk(2, -1)
@@ -166,7 +165,6 @@ class Critics(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
-        self.normalizes = bool(mean.any() or (scale != 1).any())
         sizes = [obs_size + action_size, 256, 256, 256]
         self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.full((num, 1, o), 0.1)) for o in sizes[1:])
@@ -174,7 +172,7 @@ class Critics(nn.Module):
         self.biases.append(uniform((num, 1, 1), 3e-3, rng))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        x = (obs - self.obs_mean) / self.obs_scale if self.normalizes else obs
+        x = (obs - self.obs_mean) / self.obs_scale
         x = torch.cat([x, action], -1).expand(len(self.weights[0]), -1, -1)  # (N, B, S + A)
         *hidden, (last_weight, last_bias) = zip(self.weights, self.biases)
         for weight, bias in hidden:

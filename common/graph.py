@@ -23,7 +23,7 @@ def side_by_side(agents: list):
     """
     updates = [agent.update for agent in agents]
     if agents[0].args.compile:
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # the tracer's own doing
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # its tracer's
         updates = [torch.compile(update) for update in updates]
     if agents[0].rng.device.type != "cuda":
         return lambda log=True: [update() if log else update(log=False) for update in updates]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.graph import side_by_side
 from common.run import snapshot
 from tests.helpers import (ALGORITHMS, ENDLESS, FLAGS, ROOT, Pause, Script, assert_equal_trees, run_script, save_to_memory, small_agents, wait_until,
                            write_npz)
