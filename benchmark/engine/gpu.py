@@ -159,8 +159,8 @@ def speeds(rows: list[dict]) -> str:
         spread = f" ({shown(row['least'])} to {shown(row['most'])})" if rate else ""
         lines.append([row["algorithm"], row["env"], how, row["note"] or shown(rate) + spread,
                       f"{float(rate) / float(base):.2f}" if rate and base else "", shown(row["memory_mib"], ",.0f"),
-                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["kernels"], "g"), shown(row["busy_us"], ".0f"),
-                      shown(row["floor_us"], ".0f"),
+                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["kernels"], "g"),
+                      shown(row["busy_us"], ".0f"), shown(row["floor_us"], ".0f"),
                       shown(row["share_of_peak"], ".1%")])
     return markdown(lines)
 
