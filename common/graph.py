@@ -22,7 +22,7 @@ def side_by_side(agents: list):
     Generators draw as if each agent were alone.
     """
     updates = [agent.update for agent in agents]
-    if agents[0].args.compile:
+    if getattr(getattr(agents[0], "args", None), "compile", False):
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # its tracer's
         updates = [torch.compile(update) for update in updates]
     if agents[0].rng.device.type != "cuda":

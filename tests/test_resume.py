@@ -144,6 +144,16 @@ def test_compile_compiles_the_updates(monkeypatch, algorithm="td3_bc"):
     torch.compiler.reset()
 
 
+def test_an_agent_needs_no_args_and_older_copies_no_argument():
+    """README says what an agent has; a copy from before `log` is called as it always was."""
+    class Old:
+        rng = torch.Generator()
+
+        def update(self):
+            return {"q": 1.0}
+    assert side_by_side([Old(), Old()])() == [{"q": 1.0}] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_updates_differ_in_their_last_digits_only():
