@@ -182,10 +182,10 @@ class Critics(nn.Module):
 
 def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
     """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
-    precisions = math.exp(-2) ** log_std + math.exp(-2) ** near_log_std  # 1 / std^2 of both
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
     # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
     spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
-    return torch.addcmul(spread, (mean - near_mean) ** 2, precisions, value=0.5).sum(-1)  # (12), code: no 1/2
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
 
 
 # same as td3_bc.py
