@@ -3,9 +3,9 @@
 check: tests/test_cuda.py, of every algorithm: an update on the GPU is the CPU's, a recorded one the eager one, a seed
 alone the seed among four, a resumed run the undisturbed one.
 speed: updates a second of every algorithm at the paper's sizes, eager and as a CUDA graph, 1 to 8 seeds, with TF32 and
-without, compiled, and on the CPU. Beside it: operators of an update that launch kernels, kernels as the profiler counts
-them (of all seeds), how long the card is busy with them, the floor that launches set (operators, times what a kernel in
-a graph takes), and the share of the card's best matrix product. A profile of the three farthest above their floor.
+without, compiled, and on the CPU; beside it the floor that launches set (operators of an update that launch kernels,
+times what a kernel in a graph takes) and the share of the card's best matrix product; kernels of the three that are
+farthest above their floor, as the profiler counts them.
 learn: real training of four seeds in one process, on stand-ins, in a declared order, with as many of the paper's
 updates as fit into the time that is left.
 
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,12 @@ sys.path[:0] = [str(Path(__file__).parents[1])]  # where the project is not inst
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmark.engine.curves import evaluations  # noqa: E402
 from benchmark.engine.files import whole  # noqa: E402
 from benchmark.engine.gpu import (  # noqa: E402
-    CHEETAH, LEARN, PROFILE, SPEED, Table, Worker, checks, end, environment, learned, profiles, published, speeds)
-from benchmark.engine.runs import ROOT, arguments, script_of  # noqa: E402
+    CHEETAH, LEARN, PROFILE, SPEED, Table, Worker, checks, end, environment, follower, json_lines, learned, profiles,
+    published, speeds)
+from benchmark.engine.runs import ROOT, arguments, read_run, script_of  # noqa: E402
 from common import InputError, friendly  # noqa: E402
 from common.args import cli, usable_device, within  # noqa: E402
 from common.checkpoint import read_checkpoint  # noqa: E402
@@ -59,6 +62,11 @@ LESSONS = (  # (algorithm, task) in the order in which they are trained
     ("xql", "hopper-medium-v2"), ("awac", "hopper-medium-v2"), ("bc", "hopper-medium-v2"),
     ("pbrl", "walker2d-medium-v2"), ("sac_n", "hopper-medium-v2"), ("one_step", "walker2d-medium-v2"))
 START_SECONDS, LESSON_SECONDS = 20.0, 45.0  # of a training: imports, data, recordings, last evaluations; and in all
+LEGEND = ("updates/s: of all seeds together, without logs, the median of three turns, while other processes of this "
+          "command wait or compile. times eager: all seeds in a graph over one seed eagerly. GFLOP, operators (that "
+          "launch kernels) and the floor that their launches set are of one seed's update. of the peak: of the best "
+          "matrix product here, in the same precision. memory: PyTorch's, data included.")
+SLOWER = {"one_step": 0.5}  # its first stage is what `speed` measures
 TINY = ["--batch-size", "8"]  # on a CPU
 
 
@@ -91,10 +99,10 @@ class Session:
         self.speed, self.profile, self.learn = (
             Table(args.out / f"{name}.csv", fields)
             for name, fields in (("speed", SPEED), ("profile", PROFILE), ("learn", LEARN)))
-        self.outcome, self.facts, self.cores = "", {}, os.cpu_count() or 1
-        with contextlib.suppress(OSError, ValueError):
+        self.outcome, self.facts, self.broken, self.cores = "", {}, [], os.cpu_count() or 1
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             saved = json.loads((args.out / "device.json").read_text())
-            self.facts = saved["facts"] if saved["card"] == self.card else {}
+            self.facts = dict(saved["facts"]) if saved["card"] == self.card else {}
         with contextlib.suppress(AttributeError):  # not on macOS
             self.cores = len(os.sched_getaffinity(0))
 
@@ -109,13 +117,20 @@ class Session:
         """summary.md as things are."""
         versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"
         versions += f", commit {git}" if (git := commit(ROOT)) else ""
-        facts = ", ".join(f"{name} {value:.4g}" for name, value in self.facts.items())
+        units = {"tflops_tf32": "TFLOP/s in TF32", "tflops_float32": "TFLOP/s in float32", "kernel_us": "us a kernel"}
+        facts = ", ".join(f"{value:.4g} {units.get(name, name)}" for name, value in self.facts.items())
+        own = [[row for row in table.rows if self.about.items() <= row.items()]
+               for table in (self.speed, self.profile, self.learn)]
+        graphs = {row["algorithm"] for row in own[0] if row["mode"] == "graph" and row["updates_per_second"]}
+        lessons = [lesson for lesson in LESSONS if lesson[0] in self.algorithms]
+        done = [f"{len(graphs)} of {len(self.algorithms)} algorithms timed", f"{len(own[2])} of {len(lessons)} lessons",
+                *self.broken]
         parts = [f"# {self.card}", f"{versions}, {self.cores} cores; code {self.about['code']}. {facts}".strip(),
-                 "## Check", self.outcome or "Not run.", checks(self.args.out / "check.jsonl"),
-                 "## Speed", "Updates a second of all seeds together, without logs; the median of three turns.",
-                 speeds(self.speed.rows), "### Others", published(self.speed.rows, self.about),
-                 "### Profiles", profiles(self.profile.rows), "## Learning",
-                 "Stand-in data, not D4RL's: no score here compares with a published one.", learned(self.learn.rows)]
+                 f"**{'; '.join(done)}.** What other code did is in the CSV files only.",
+                 "## Check", self.outcome or "Not run.", checks(json_lines(self.args.out / "check.jsonl")),
+                 "## Speed", LEGEND, speeds(own[0]), "### Others", published(own[0], self.about),
+                 "### Profiles", profiles(own[1]), "## Learning",
+                 "Stand-in data, not D4RL's: no score here compares with a published one.", learned(own[2])]
         with whole(self.args.out / "summary.md") as part:
             part.write_text("\n\n".join(parts) + "\n")
 
@@ -130,40 +145,45 @@ def code() -> str:
 
 def check(session: Session, until: float, log) -> None:
     args, path, begin = session.args, session.args.out / "check.jsonl", time.monotonic()
-    done = [json.loads(line) for line in path.read_text().splitlines() if '"code"' in line] if path.exists() else []
-    if any(row.items() >= session.about.items() and row["passed"] for row in done):
+    if any(row.get("passed") and session.about.items() <= row.items() for row in json_lines(path)):
         session.outcome = "Passed, in an earlier call."
         return session.say("check: passed before, skipped")
     words = ["-k", " or ".join(session.algorithms)] * bool(args.algorithms)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=",
-         "--tb=short", "-rf", "tests/test_cuda.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(SOLO_CHECK_DEVICE=args.device, SOLO_MEASURED=str(path.absolute())), start_new_session=True)
+    process = follower(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=", "--tb=short",
+         "-rfE", "tests/test_cuda.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment(SOLO_CHECK_DEVICE=args.device, SOLO_MEASURED=str(path.absolute()), COLUMNS="250",
+                        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"))
+    stopped, said = "", b""
     try:
-        said, _ = process.communicate(timeout=max(1.0, until - begin))
+        said, _ = process.communicate(timeout=max(1.0, until - begin - 5))
     except subprocess.TimeoutExpired:
-        end(process)
-        said, _ = process.communicate()
+        stopped = f"stopped after {time.monotonic() - begin:.0f} s; "
+        os.killpg(process.pid, signal.SIGINT)  # pytest tells what has failed so far
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            said, _ = process.communicate(timeout=5)
     finally:
         end(process)
+        said = said or process.communicate()[0]
     log.write(said)
-    lines = said.decode(errors="replace").strip().splitlines() or ["nothing was said"]
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    passed = process.returncode == 0
-    last = lines[-1].strip("= ") if process.returncode >= 0 else f"stopped after {time.monotonic() - begin:.0f} s"
-    session.outcome = "\n".join([last, *(f"- {line[:200]}" for line in failed)])
+    told = said.decode(errors="replace").strip().splitlines() or ["nothing was said"]
+    failed = [line for line in told if line.startswith(("FAILED", "ERROR"))]
+    last = stopped + told[-1].strip("= !")
+    session.outcome = "\n".join([last, *(f"- {line[:250]}" for line in failed)])
     with open(path, "a") as file:
+        passed = process.returncode == 0 and not stopped
         file.write(json.dumps({"test": "all", "passed": passed, "outcome": last} | session.about) + "\n")
     session.say(f"check: {last}")
 
 
 class Speed:
-    """The stage `speed`. A worker per algorithm, three of which start ahead; one at a time computes. Compiling takes
-    what the CPU's cores have left meanwhile, and is measured at last."""
+    """The stage `speed`. A worker per algorithm, all started at once; one after another is timed, job by job, so that
+    every algorithm has its most important numbers when time runs out. Compilers start after the first round, on what
+    the CPU's cores have left; they are timed last on the card, and then nothing is timed but the CPU."""
 
     def __init__(self, session: Session, until: float, log, stack: contextlib.ExitStack):
-        self.session, self.until, self.log, self.stack = session, until, log, stack
-        self.reserve, self.counts, self.sizes = 0.4 * (until - time.monotonic()), {}, {}  # for what comes after round 1
+        self.session, self.until, self.log, self.stack, self.counts = session, until, log, stack, {}
+        self.reserve, self.sizes = 0.35 * (until - time.monotonic()), {}  # seconds for what comes after the rounds
         for task in TASKS:
             env = make_env(task)
             self.sizes[task] = env.observation_space.shape[0], env.action_space.shape[0]
@@ -174,12 +194,12 @@ class Speed:
         self.stack.callback(worker.stop)
         return worker
 
-    def by(self, seconds: float) -> float:
-        """So many seconds from now, at most the stage's end."""
-        return min(self.until, time.monotonic() + seconds)
+    def by(self, seconds: float, spared: float = 0.0) -> float:
+        """So many seconds from now, at most `spared` before the stage's end."""
+        return min(self.until - spared, time.monotonic() + seconds)
 
     def jobs(self) -> list[dict]:
-        """Of every algorithm, most important first."""
+        """Of every algorithm, most important first; the first three make a whole."""
         hopper, cheetah = TASKS
         some = [(hopper, "graph", 1, True), (hopper, "eager", 1, True), (hopper, "graph", 4, True),
                 (cheetah, "graph", 1, True), (hopper, "graph", 8, True), (hopper, "graph", 1, False),
@@ -193,73 +213,88 @@ class Speed:
 
     def measure(self, worker: Worker, algorithm: str, job: dict, prepared: bool = False) -> None:
         """A row of speed.csv: what came out, or why nothing did."""
-        full = job | {"sizes": self.sizes[job["env"]], "seconds": 0.15 if self.session.cuda else 0.01}
-        answer = worker.answer(self.by(20)) if prepared else worker.ask(full | {"do": "prepare"}, self.by(60))
+        full = job | {"sizes": self.sizes[job["env"]], "seconds": 0.1 if self.session.cuda else 0.01}
+        answer = worker.answer(self.by(15)) if prepared else worker.ask(full | {"do": "prepare"}, self.by(60))
         answer = answer if "failed" in answer else worker.ask(full | {"do": "time"}, self.by(30))
         counted, facts = self.counts.get((algorithm, job["env"]), {}), self.session.facts
         rate, peak = answer.get("updates_per_second"), facts.get("tflops_tf32" if job["tf32"] else "tflops_float32")
-        on_card = rate and peak and counted and not job["threads"]
-        self.session.speed.add(
-            algorithm=algorithm, **job, **answer, **counted, note=answer.get("failed"), **self.session.about,
-            floor_us=facts.get("kernel_us", 0) * counted.get("operators", 0) or None,
-            share_of_peak=rate * counted["gflop"] / 1e3 / peak if on_card else None)
+        on_card, alone = not job["threads"], job["seeds"] == 1 and job["mode"] in ("eager", "graph")
+        row = {"gflop": counted.get("gflop"), "operators": counted.get("operators") if alone else None}
+        row["floor_us"] = facts.get("kernel_us", 0) * (row["operators"] or 0) * on_card or None
+        row["share_of_peak"] = rate * counted["gflop"] / 1e3 / peak if rate and peak and counted and on_card else None
+        self.session.speed.add(algorithm=algorithm, **job, **answer, **row, note=answer.get("failed"),
+                               **self.session.about)
 
-    def first_round(self, names: list[str]) -> None:
-        workers = {}
-        for i, algorithm in enumerate(names):
-            for name in names[i:i + 3]:
-                workers[name] = workers.get(name) or self.start(name)
-            worker = workers[algorithm]
-            if not self.session.facts:
-                products = (4096, 8192) if self.session.cuda else (256,)
-                facts = worker.ask({"do": "device_facts", "products": products}, self.by(60))
-                self.session.facts = {} if "failed" in facts else facts
-                with whole(self.session.args.out / "device.json") as part:
-                    part.write_text(json.dumps({"card": self.session.card, "facts": self.session.facts}))
-            for task in TASKS if self.session.cuda else TASKS[:1]:
-                counted = worker.ask({"do": "count", "env": task, "sizes": self.sizes[task]}, self.by(60))
-                self.counts[algorithm, task] = {} if "failed" in counted else counted
-            for job in self.jobs():
-                if not self.is_there(algorithm, job) and time.monotonic() < self.until - self.reserve:
-                    self.measure(worker, algorithm, job)
+    def card(self) -> None:
+        """What the card can do, while nothing else uses it."""
+        if not self.session.facts:
+            worker = self.start(self.session.algorithms[0])
+            products = (4096, 8192) if self.session.cuda else (256,)
+            facts = worker.ask({"do": "device_facts", "products": products}, self.by(60))
             worker.stop()
+            self.session.facts = {} if "failed" in facts else facts
+            with whole(self.session.args.out / "device.json") as part:
+                part.write_text(json.dumps({"card": self.session.card, "facts": self.session.facts}))
+
+    def rounds(self, workers: dict[str, Worker], jobs: list[dict]) -> None:
+        for job in jobs:
+            for algorithm, worker in workers.items():
+                if time.monotonic() > self.until - self.reserve:
+                    return
+                if (algorithm, job["env"]) not in self.counts:
+                    counted = worker.ask({"do": "count", "env": job["env"], "sizes": self.sizes[job["env"]]},
+                                         self.by(60))
+                    self.counts[algorithm, job["env"]] = {} if "failed" in counted else counted
+                if not self.is_there(algorithm, job):
+                    self.measure(worker, algorithm, job)
             self.session.summary()
-            self.session.say(f"speed: {algorithm} measured")
+            self.session.say("speed: {env} {mode}, seeds {seeds}, TF32 {tf32}".format(**job))
+
+    def compilers(self, job: dict) -> dict[str, Worker]:
+        found = {}
+        for algorithm in self.session.algorithms if self.session.cuda else ():
+            if not self.is_there(algorithm, job):
+                found[algorithm] = self.start(algorithm, nice=10, TORCHINDUCTOR_COMPILE_THREADS="2")
+                found[algorithm].tell(job | {"do": "prepare", "sizes": self.sizes[TASKS[0]]})
+        return found
 
     def run(self) -> None:
-        names, job = self.session.algorithms, dict(env=TASKS[0], mode="graph+compile", seeds=1, tf32=True, threads="")
-        compiling = {}
-        for algorithm in names if self.session.cuda else ():
-            if not self.is_there(algorithm, job):
-                compiling[algorithm] = self.start(algorithm, nice=10, TORCHINDUCTOR_COMPILE_THREADS="2")
-                compiling[algorithm].tell(job | {"do": "prepare", "sizes": self.sizes[TASKS[0]]})
-        self.first_round([name for name in names if not all(self.is_there(name, job) for job in self.jobs())])
-        for algorithm, worker in compiling.items():
-            self.measure(worker, algorithm, job, prepared=True)
+        names, compiled = self.session.algorithms, self.jobs()[0] | {"mode": "graph+compile"}
+        jobs = self.jobs()
+        self.card()
+        workers = {name: self.start(name) for name in names if not all(self.is_there(name, job) for job in jobs)}
+        self.rounds(workers, jobs[:3])
+        compilers = self.compilers(compiled)
+        self.rounds(workers, jobs[3:])
+        for algorithm, worker in compilers.items():
+            if time.monotonic() < self.until - 0.4 * self.reserve:
+                self.measure(worker, algorithm, compiled, prepared=True)
             worker.stop()
-        self.profiles()
-        for algorithm in names if self.session.cuda else ():
-            worker = self.start(algorithm, "cpu")
-            for threads in (1, self.session.cores):
-                on_cpu = job | {"mode": "eager", "threads": threads}
-                if not self.is_there(algorithm, on_cpu) and time.monotonic() < self.until - 5:
+        self.profiles(workers)
+        for worker in workers.values():
+            worker.stop()
+        self.session.summary()
+        on_cpu = {} if not self.session.cuda or self.until - time.monotonic() < 15 else {
+            algorithm: self.start(algorithm, "cpu") for algorithm in names}
+        for threads in (1, self.session.cores):
+            for algorithm, worker in on_cpu.items():
+                job = compiled | {"mode": "eager", "threads": threads}
+                if not self.is_there(algorithm, job) and time.monotonic() < self.until - 5:
                     worker.ask({"do": "threads", "threads": threads}, self.until)
-                    self.measure(worker, algorithm, on_cpu)
-            worker.stop()
+                    self.measure(worker, algorithm, job)
 
-    def profiles(self) -> None:
+    def profiles(self, workers: dict[str, Worker]) -> None:
         """Of the three algorithms whose graphs are farthest above the floor of their launches."""
         session, job = self.session, self.jobs()[0] | {"mode": "graph", "seeds": 1}
         rows = [row for row in session.speed.rows if row["mode"] == "graph" and row["env"] == TASKS[0]
-                and row["updates_per_second"] and row["code"] == session.about["code"]]
+                and row["updates_per_second"] and session.about.items() <= row.items()]
         above = {row["algorithm"]: int(row["seeds"]) * 1e6 / float(row["updates_per_second"])
                  / float(row["floor_us"] or 1) for row in reversed(rows)}
         for algorithm in sorted(above, key=above.get)[-3:]:
             if session.profile.find(algorithm=algorithm, **session.about) or time.monotonic() > self.until - 5:
                 continue
-            worker = self.start(algorithm)
+            worker = workers.get(algorithm) or self.start(algorithm)
             answer = worker.ask(job | {"do": "profile", "sizes": self.sizes[TASKS[0]]}, self.by(30))
-            worker.stop()
             if "failed" in answer:
                 session.say(f"profile of {algorithm}: {answer['failed']}")
                 continue
@@ -279,12 +314,13 @@ def flags_of(session: Session, algorithm: str) -> list[str]:
     return FLAGS.get(algorithm, []) + ([] if session.cuda else TINY + few)
 
 
-def rate(session: Session, algorithm: str, seeds: int) -> float | None:
-    """Updates a second of so many seeds together, as measured on this kind of card; None: nobody knows."""
+def rate(session: Session, algorithm: str, env: str, seeds: int) -> float | None:
+    """Updates a second of so many seeds together in a graph, as measured on this kind of card: of this task and number
+    of seeds if there is such a row, else of what is nearest; None: nobody knows."""
     rows = [row for row in session.speed.rows if row["algorithm"] == algorithm and row["updates_per_second"]
-            and row["mode"] in ("graph", "eager") and not row["threads"] and row["card"] == session.card]
-    alike = [row for row in rows if (row["mode"], row["seeds"]) == ("graph", str(seeds))] or rows
-    return float(alike[-1]["updates_per_second"]) if alike else None
+            and row["mode"] == "graph" and row["tf32"] == "True" and row["card"] == session.card]
+    rows.sort(key=lambda row: (row["env"] == env, int(row["seeds"]) <= seeds, int(row["seeds"])))
+    return float(rows[-1]["updates_per_second"]) * SLOWER.get(algorithm, 1.0) if rows else None
 
 
 def learn(session: Session, until: float, log) -> None:
@@ -306,7 +342,7 @@ def teach(session: Session, algorithm: str, task: str, runs: Path, share: float,
     """Train for about `share` seconds, by `until` at the latest, into a folder of `runs`; facts for learn.csv."""
     seeds, begin, words = 4 if session.cuda else 2, time.monotonic(), ["--env", task, *flags_of(session, algorithm)]
     paper = arguments(algorithm, [*words, "--device", "cpu"]).updates
-    fits = 0.85 * (share - START_SECONDS) * (rate(session, algorithm, seeds) or 300.0) / seeds
+    fits = 0.85 * (share - START_SECONDS) * (rate(session, algorithm, task, seeds) or 200.0) / seeds
     updates = int(min(paper, max(20, fits))) if session.cuda else 20
     workers = min(8, max(1, session.cores - 2)) if session.cuda else 0
     given = {"device": session.args.device, "updates": updates, "runs": runs, "eval-every": max(1, updates // 10),
@@ -314,8 +350,8 @@ def teach(session: Session, algorithm: str, task: str, runs: Path, share: float,
     given |= {} if session.cuda else {"standin-rows": 2000, "eval-episodes": 1}
     words += ["--seeds", *map(str, range(seeds)), *(f"--{flag}={value}" for flag, value in given.items())]
     session.say(f"learn: {algorithm} on {task}, {updates:,} updates")
-    process = subprocess.Popen([sys.executable, script_of(algorithm), *words], cwd=runs.parent, stdout=log, stderr=log,
-                               env=environment(SOLO_MIRRORS=""), start_new_session=True)
+    process = follower([script_of(algorithm), *words], cwd=runs.parent, stdout=log, stderr=log,
+                       env=environment(SOLO_MIRRORS=""))
     with contextlib.ExitStack() as stack:
         stack.callback(end, process)
         for seconds in (max(1.0, min(until, begin + 1.6 * share) - time.monotonic()), 10.0):
@@ -323,7 +359,8 @@ def teach(session: Session, algorithm: str, task: str, runs: Path, share: float,
                 process.wait(seconds)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)  # it saves, and ends
-    return dict(seeds=seeds, updates=updates, paper_updates=paper, wall_seconds=time.monotonic() - begin)
+    ended = "" if process.returncode == 0 else f"ended with {process.returncode} before it was finished, see log.txt"
+    return dict(seeds=seeds, updates=updates, paper_updates=paper, wall_seconds=time.monotonic() - begin, note=ended)
 
 
 def keep(session: Session, algorithm: str, task: str, runs: Path, row: dict) -> None:
@@ -340,7 +377,7 @@ def keep(session: Session, algorithm: str, task: str, runs: Path, row: dict) -> 
         torch.save({name: x.half() if x.is_floating_point() else x for name, x in actor.items()}, buffer)
         files["actor.pt"] = buffer.getvalue()
     old = {}
-    if path.exists():
+    with contextlib.suppress(OSError, zipfile.BadZipFile):
         with zipfile.ZipFile(path) as archive:
             old = {name: archive.read(name) for name in archive.namelist()}
     old |= {f"{algorithm}-{task}/{name}": data for name, data in files.items()}
@@ -349,19 +386,20 @@ def keep(session: Session, algorithm: str, task: str, runs: Path, row: dict) -> 
             archive.writestr(name, data)
     scores = {name: float(np.mean([seed[name] for seed in result["seeds"].values()]))
               for name in ("last", "mean_of_last_10", "best") if result.get("seeds")}
-    note = None if result else "unfinished, see log.txt"
-    session.learn.add(algorithm=algorithm, env=task, **row, **scores, note=note, data=result.get("dataset_source"),
+    with contextlib.suppress(InputError):
+        if not scores and (curves := evaluations(read_run(folder))):  # as far as it came
+            scores["last"] = float(np.mean([list(curve.values())[-1][0] for curve in curves.values()]))
+    session.learn.add(algorithm=algorithm, env=task, **row, **scores, data=result.get("dataset_source"),
                       training_seconds=result.get("training_seconds"),
                       updates_per_second=result.get("updates_per_second"), **session.about)
-    session.say(f"learn: {algorithm} on {task}: {note or 'last ' + format(scores.get('last', float('nan')), '.1f')}")
+    session.say(f"learn: {algorithm} on {task}: last {scores.get('last', float('nan')):.1f} {row['note']}")
 
 
 def simulate(log) -> subprocess.Popen:
     """Stand-ins of the lessons' tasks, into the cache, while something else has the GPU."""
     names = list(dict.fromkeys(task for _, task in LESSONS))
-    program = f"from common.data import load_dataset\nfor name in {names!r}:\n    load_dataset(name)"
-    return subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
-                            env=environment(SOLO_MIRRORS=""))
+    program = f"import os\nos.nice(10)\nfrom common.data import load_dataset\nfor name in {names!r}: load_dataset(name)"
+    return follower(["-c", program], stdout=log, stderr=log, cwd=ROOT, env=environment(SOLO_MIRRORS=""))
 
 
 def main(args: Args):
@@ -376,9 +414,17 @@ def main(args: Args):
         for i, name in enumerate(stages):
             parts = sum(SHARES[later] for later in stages[i:])
             until = time.monotonic() + (session.left - 5) * SHARES[name] / parts
-            {"check": check, "speed": speed, "learn": learn}[name](session, until, log)
+            log.write(f"\n==== {name}\n".encode())
+            try:
+                {"check": check, "speed": speed, "learn": learn}[name](session, until, log)
+            except Exception as error:  # the others are not harmed
+                log.write(traceback.format_exc().encode())
+                session.broken.append(f"{name} broke: {type(error).__name__}: {error}, see log.txt")
+                session.say(session.broken[-1])
             session.summary()
     print(f"\n{(args.out / 'summary.md').read_text()}\n{args.out}/summary.md")
+    if session.broken:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every test has empty folders of its own in place of the user's, and no network."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +11,13 @@ import pytest
 from tests import zygote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, and digits depend on it
+
+
+def pytest_runtest_logreport(report):
+    """A failure is told at once where SOLO_MEASURED says: what is stopped later has told it."""
+    if report.failed and (path := os.environ.get("SOLO_MEASURED")):
+        with open(path, "a") as file:
+            file.write(json.dumps({"test": "failed", "algorithm": report.nodeid, "why": str(report.longrepr)[-300:]}) + "\n")
 
 
 def isolate(patch, folder):

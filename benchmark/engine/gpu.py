@@ -13,16 +13,24 @@ import time
 from pathlib import Path
 
 from benchmark.engine.files import whole
+from benchmark.engine.jobs import FOLLOW
 from benchmark.engine.runs import ROOT
 from common import InputError
 
 WORKER, PUBLISHED = Path(__file__).parent / "gpu_worker.py", Path(__file__).parent / "update_times.csv"
 CHEETAH = "halfcheetah-medium-v2"
-SPEED = ("algorithm env mode seeds tf32 threads updates_per_second least most memory_mib gflop operators kernels "
-         "busy_us floor_us share_of_peak note code card").split()
+SPEED = ("algorithm env mode seeds tf32 threads updates_per_second least most memory_mib gflop operators "
+         "floor_us share_of_peak note code card").split()
 PROFILE = "algorithm env kernel count us code card".split()
 LEARN = ("algorithm env seeds updates paper_updates last mean_of_last_10 best training_seconds updates_per_second "
          "wall_seconds data note code card").split()
+
+
+def follower(words: list, **options) -> subprocess.Popen:
+    """A Python process with a session of its own, which ends with this one, however it ends (on Linux)."""
+    before = ["-c", FOLLOW, str(os.getpid())] if sys.platform == "linux" else []
+    return subprocess.Popen([sys.executable, *before, *map(str, words)], stdin=subprocess.DEVNULL,
+                            start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen) -> None:
@@ -60,10 +68,11 @@ class Worker:
         """To the last job; `until`: time.monotonic()."""
         while self.late and not self.failed:
             line = self._line(until)
-            if line:
-                self.late, found = self.late - 1, json.loads(line)
-            else:
-                self.failed = {"failed": "no answer in time" if line is None else "died, see log.txt"}
+            try:
+                self.late, found = self.late - 1, json.loads(line or "")
+            except ValueError:
+                why = "no answer in time" if line is None else "no JSON" if line else "died, see log.txt"
+                self.failed = {"failed": why}
                 end(self.process)
         return self.failed or found
 
@@ -96,10 +105,10 @@ class Table:
 
     def __init__(self, path: Path, fields: list[str]):
         self.path, self.fields, self.rows = path, fields, []
-        if path.exists():
+        if path.is_file():
             with open(path, newline="") as file:
                 reader = csv.DictReader(file)
-                if reader.fieldnames != fields:
+                if reader.fieldnames not in (None, fields):
                     raise InputError(f"{path}: is a table of another version; choose another folder with --out")
                 self.rows = [row for row in reader if None not in row.values()]  # all but a torn one
 
@@ -131,23 +140,30 @@ def markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
 
 
-def checks(path: Path) -> str:
+def json_lines(path: Path) -> list[dict]:
+    """A file of JSON lines, without torn ones."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [row for row in found if isinstance(row, dict)]
+
+
+def checks(rows: list[dict]) -> str:
     """What tests/test_cuda.py measured: the last of each test and algorithm."""
-    found = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # a torn one
-            row = json.loads(line)
-            found[row.pop("test"), row.pop("algorithm", "")] = row
+    found = {(row["test"], row.get("algorithm", "")): row for row in rows if row.get("test") not in ("all", None)}
     return markdown([["test", "algorithm", "measured"], *(
         [test, algorithm, ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                                    for name, value in row.items() if name not in ("code", "card"))]
+                                    for name, value in row.items() if name not in ("test", "algorithm"))]
         for (test, algorithm), row in found.items())])
 
 
 def speeds(rows: list[dict]) -> str:
     """Times are those of one card; ratios are to the same file's eager updates of one seed, where there are some."""
+    if not rows:
+        return markdown([])
     head = ["algorithm", "task", "how", "updates/s (least to most)", "times eager", "memory, MiB", "GFLOP", "operators",
-            "kernels", "busy, us", "floor, us", "of the peak"]
+            "floor, us", "of the peak"]
     eager = {(row["algorithm"], row["env"]): row["updates_per_second"] for row in rows
              if (row["mode"], row["seeds"], row["threads"]) == ("eager", "1", "")}
     lines = [head]
@@ -159,8 +175,7 @@ def speeds(rows: list[dict]) -> str:
         spread = f" ({shown(row['least'])} to {shown(row['most'])})" if rate else ""
         lines.append([row["algorithm"], row["env"], how, row["note"] or shown(rate) + spread,
                       f"{float(rate) / float(base):.2f}" if rate and base else "", shown(row["memory_mib"], ",.0f"),
-                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["kernels"], "g"),
-                      shown(row["busy_us"], ".0f"), shown(row["floor_us"], ".0f"),
+                      shown(row["gflop"], ".3g"), shown(row["operators"], "g"), shown(row["floor_us"], ".0f"),
                       shown(row["share_of_peak"], ".1%")])
     return markdown(lines)
 

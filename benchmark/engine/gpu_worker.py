@@ -1,14 +1,13 @@
 """Measurements of one algorithm for benchmark/gpu.py, in a process of its own: what breaks here breaks nothing else.
 
 It reads jobs from stdin, JSON on a line each, and answers each with a line of JSON: {"failed": why} if it raised. What
-is printed meanwhile goes to stderr. It ends with its stdin. Time on the device is somebody else's to give: it computes
-on it only from a job's line to its answer.
+is printed meanwhile goes to stderr. It ends with its stdin, and computes only from a job's line to its answer.
 
 Run: echo '{"do": "count", "sizes": [11, 3], "env": "hopper-medium-v2"}' | python benchmark/engine/gpu_worker.py \
 '{"algorithm": "bc", "flags": [], "device": "cpu"}'
 """
 
-import contextlib
+import gc
 import json
 import os
 import sys
@@ -71,7 +70,7 @@ class Worker:
 
             def update():
                 together(log=False)
-        for _ in range(period * (WARM_UP + 2)):
+        for _ in range(period * (1 if job["mode"] == "eager" else WARM_UP + 2)):
             update()
         self.wait()
         return agents, update, period
@@ -82,6 +81,8 @@ class Worker:
 
     def prepare(self, job: dict) -> dict:
         """Agents, compiled and recorded as the job says: for `time`."""
+        self.ready = None
+        gc.collect()  # graphs are in cycles
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -104,12 +105,8 @@ class Worker:
             rates.append(job["seeds"] * count / took)
         self.ready = None
         rates.sort()
-        found = {"updates_per_second": rates[1], "least": rates[0], "most": rates[2]}
-        if self.cuda:
-            found["memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-            with contextlib.suppress(Exception):  # the profiler's kinds; the rates are there
-                found |= {key: value for key, value in self.profiled(update, period).items() if key != "table"}
-        return found
+        memory = torch.cuda.max_memory_allocated() / 2**20 if self.cuda else None
+        return {"updates_per_second": rates[1], "least": rates[0], "most": rates[2], "memory_mib": memory}
 
     def count(self, job: dict) -> dict:
         """GFLOP of the matrix products of an update, and operators that launch a kernel."""
@@ -120,19 +117,18 @@ class Worker:
     def profile(self, job: dict) -> dict:
         """Kernels of an update as the GPU ran them, [name, how many an update, microseconds an update], longest first.
 
-        `busy_us`: their sum; `update_us`: an update's time without the profiler.
+        `busy_us`: their sum, which may exceed the time if some overlap; `update_us`: an update's time without the
+        profiler. After it nothing is timed in this process: a profiler may leave traces. A CPU's operators stand in
+        for kernels.
         """
+        from torch.profiler import ProfilerActivity, profile
         _, update, period = self.prepared(job)
+        times = 5 * period
         start = time.perf_counter()
-        for _ in range(5 * period):
+        for _ in range(4 * times):
             update()
         self.wait()
-        return self.profiled(update, period) | {"update_us": 1e6 * (time.perf_counter() - start) / (5 * period)}
-
-    def profiled(self, update, period: int) -> dict:
-        """`profile` of a function; a CPU's operators stand in for a GPU's kernels."""
-        from torch.profiler import ProfilerActivity, profile
-        times = 5 * period
+        took = (time.perf_counter() - start) / (4 * times)
         with profile(activities=[ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU]) as profiler:
             for _ in range(times):
                 update()
@@ -145,7 +141,10 @@ class Worker:
                 found[event.name] = number + 1, length + event.time_range.elapsed_us()
         table = sorted(([name[:120], number / times, length / times] for name, (number, length) in found.items()),
                        key=lambda row: -row[2])
-        return {"kernels": sum(row[1] for row in table), "busy_us": sum(row[2] for row in table), "table": table[:25]}
+        if not table:
+            raise RuntimeError("the profiler saw no kernels")
+        return {"kernels": sum(row[1] for row in table), "busy_us": sum(row[2] for row in table),
+                "update_us": 1e6 * took, "table": table[:25]}
 
     def device_facts(self, job: dict) -> dict:
         """What the card can do: TFLOP/s of float32 products with TF32 and without, microseconds of a kernel in a graph.
@@ -156,14 +155,12 @@ class Worker:
             for size in job["products"]:
                 x, y = torch.randn(2, size, size, device=self.device)
                 z = torch.empty_like(x)
-                for _ in range(3):
-                    torch.mm(x, y, out=z)
-                self.wait()
-                start = time.perf_counter()
-                for _ in range(10):
-                    torch.mm(x, y, out=z)
-                self.wait()
-                best = max(best, 10 * 2 * size**3 / (time.perf_counter() - start) / 1e12)
+                for _ in range(5):
+                    start = time.perf_counter()
+                    for _ in range(10):
+                        torch.mm(x, y, out=z)
+                    self.wait()
+                    best = max(best, 10 * 2 * size**3 / (time.perf_counter() - start) / 1e12)
             facts["tflops_tf32" if tf32 else "tflops_float32"] = best
         return facts | ({"kernel_us": self.kernel_us()} if self.cuda else {})
 
@@ -175,13 +172,13 @@ class Worker:
         with torch.cuda.graph(graph):
             for _ in range(number):
                 x.add_(1.0)
-        graph.replay()
-        self.wait()
-        start = time.perf_counter()
-        for _ in range(10):
+        best = float("inf")
+        for _ in range(20):
+            start = time.perf_counter()
             graph.replay()
-        self.wait()
-        return (time.perf_counter() - start) / 10 / number * 1e6
+            self.wait()
+            best = min(best, time.perf_counter() - start)
+        return best / number * 1e6
 
     def threads(self, job: dict) -> dict:
         torch.set_num_threads(job["threads"])

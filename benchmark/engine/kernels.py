@@ -16,7 +16,9 @@ ALLOCATE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_stri
 
 
 def period_of(agent) -> int:
-    """Updates until the phase is the first again (common/graph.py), which are made: 2 with TD3's delayed actor."""
+    """Updates until the phase is the same again (common/graph.py), which are made: 2 with TD3's delayed actor. The very
+    first may have one of its own (PBRL)."""
+    agent.update()
     first = getattr(agent, "phase", None)
     for period in range(1, 101):
         agent.update()
