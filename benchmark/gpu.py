@@ -194,9 +194,9 @@ class Speed:
         self.stack.callback(worker.stop)
         return worker
 
-    def by(self, seconds: float, spared: float = 0.0) -> float:
-        """So many seconds from now, at most `spared` before the stage's end."""
-        return min(self.until - spared, time.monotonic() + seconds)
+    def by(self, seconds: float) -> float:
+        """So many seconds from now, at most the stage's end."""
+        return min(self.until, time.monotonic() + seconds)
 
     def jobs(self) -> list[dict]:
         """Of every algorithm, most important first; the first three make a whole."""
