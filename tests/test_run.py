@@ -721,7 +721,7 @@ def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
     code, out, err = run_script(SCRIPT, "--resume", run.folder, "--eval-workers", 0)
     assert code == 0, err
     steps = [line.split(",")[0] for line in (run.folder / "eval.csv").read_text().splitlines()]
-    assert steps == ["step", "2", "4"] and saved["step"] in (2, 4)
+    assert steps == ["step", "2", "4"] and saved["step"] in (2, 3, 4)
 
 
 def test_an_actor_that_outputs_nan_is_named(tmp_path):
