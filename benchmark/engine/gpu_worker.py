@@ -129,7 +129,8 @@ class Worker:
             update()
         self.wait()
         took = (time.perf_counter() - start) / (4 * times)
-        with profile(activities=[ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU]) as profiler:
+        kind = ProfilerActivity.CUDA if self.cuda else ProfilerActivity.CPU
+        with profile(activities=[kind], acc_events=True) as profiler:  # else 2.11 warns
             for _ in range(times):
                 update()
             self.wait()
