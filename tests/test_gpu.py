@@ -296,3 +296,70 @@ def test_rates_and_profiles_are_an_updates(monkeypatch):
     monkeypatch.setattr(worker, "prepared", lambda job: ([], lambda: setattr(clock, "now", clock.now + 0.25) or torch.ones(3).exp(), 2))
     found = worker.profile(job | {"seeds": 1})
     assert found["update_us"] == 250_000.0 and dict((name, count) for name, count, _ in found["table"])["aten::exp"] == 1.0
+
+
+def python(code):
+    """Instead of what `gpu.follower` would start."""
+    return lambda words, **options: subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **options)
+
+
+def test_a_check_counts_once_it_has_passed(tmp_path, monkeypatch):
+    """One that fails, or is stopped, says what has failed and is made again; one that has passed is not."""
+    session = Session(Args(out=tmp_path, device="cpu"))
+    with open(tmp_path / "log.txt", "ab", buffering=0) as log:
+        def checked(code):
+            monkeypatch.setattr(gpu, "follower", python(code))
+            gpu.check(session, time.monotonic() + DEADLINE, log)
+            return session.outcome, json_lines(tmp_path / "check.jsonl")[-1]["passed"]
+
+        fails = "print('FAILED a - b'); print('ERROR c'); print('== 1 failed in 2 s =='); raise SystemExit(1)"
+        assert checked(fails) == ("1 failed in 2 s\n- FAILED a - b\n- ERROR c", False)
+        waits = (f"import time\ntry:\n    open({str(tmp_path / 'ready')!r}, 'w').close()\n    time.sleep({DEADLINE})\n"
+                 "except KeyboardInterrupt: print('FAILED d - e'); print('! stopped !')")
+
+        def follower(words, **options):
+            process = python(waits)(words, **options)
+            wait_until((tmp_path / "ready").exists)
+            return process
+
+        begin = time.monotonic()
+        monkeypatch.setattr(gpu, "follower", follower)
+        gpu.check(session, begin, log)  # no time is left
+        outcome, passed = session.outcome, json_lines(tmp_path / "check.jsonl")[-1]["passed"]
+        assert outcome.startswith("stopped after ") and outcome.endswith("stopped\n- FAILED d - e") and not passed
+        assert checked("print('== 3 passed in 4 s ==')") == ("3 passed in 4 s", True)
+        assert checked(fails) == ("Passed, in an earlier call.", True)
+    assert "1 failed in 2 s" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_lesson_has_as_many_updates_as_fit(tmp_path, monkeypatch):
+    """(share - 20 s) 0.85 of the rate of four seeds, at most the paper's; what takes longer is asked to save, and its scores are kept."""
+    session, seen = Session(Args(out=tmp_path, device="cpu")), []
+    session.cuda, session.cores = True, 16
+    session.speed.add(algorithm="bc", env="hopper-medium-v2", mode="graph", seeds=4, tf32=True, updates_per_second=8000.0, card=session.card)
+
+    def follower(words, **options):
+        seen.append(list(map(str, words)))
+        return subprocess.Popen([sys.executable, "-c", "pass"], start_new_session=True)
+
+    monkeypatch.setattr(gpu, "follower", follower)
+    row = gpu.teach(session, "bc", "hopper-medium-v2", tmp_path / "runs", 60.0, time.monotonic() + DEADLINE, None)
+    assert row["updates"] == int(0.85 * 40 * 2000) and row["seeds"] == 4 and row["note"] == ""
+    assert f"--updates={row['updates']}" in seen[0] and seen[0][seen[0].index("--seeds") + 1:][:4] == ["0", "1", "2", "3"] and "--eval-workers=8" in seen[0]
+    assert gpu.teach(session, "bc", "hopper-medium-v2", tmp_path / "runs", 1e6, time.monotonic() + DEADLINE, None)["updates"] == row["paper_updates"]
+    monkeypatch.setattr(gpu, "follower", python("import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\ntime.sleep(600)"))
+    row = gpu.teach(session, "bc", "hopper-medium-v2", tmp_path / "runs", 60.0, time.monotonic() + 2, None)
+    assert row["note"] in ("ended with 130 before it was finished, see log.txt", "ended with -15 before it was finished, see log.txt")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_scores_of_a_lesson_are_means_over_its_seeds(tmp_path, finished):
+    from tests.test_page import write_run
+    session = Session(Args(out=tmp_path / "out", device="cpu"))
+    write_run(tmp_path / "runs/a", "bc", evaluations={0: {100: 10.0, 200: 30.0}, 1: {100: 20.0, 200: 40.0}}, finished=finished)
+    (tmp_path / "out/learn.zip").write_bytes(b"torn")
+    gpu.keep(session, "bc", "hopper-medium-v2", tmp_path / "runs", {"seeds": 2, "note": "" if finished else "ended with 130"})
+    (row,) = rows_of(tmp_path / "out/learn.csv")
+    assert float(row["last"]) == 35.0 and (row["best"] == "2.0") == finished and row["note"] == ("" if finished else "ended with 130")
+    with zipfile.ZipFile(tmp_path / "out/learn.zip") as archive:
+        assert {"bc-hopper-medium-v2/config.json", "bc-hopper-medium-v2/eval.csv"} <= set(archive.namelist())
