@@ -156,12 +156,12 @@ def check(session: Session, until: float, log) -> None:
                         PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"))
     stopped, said = "", b""
     try:
-        said, _ = process.communicate(timeout=max(1.0, until - begin - 5))
+        said, _ = process.communicate(timeout=max(1.0, until - begin - 8))
     except subprocess.TimeoutExpired:
         stopped = f"stopped after {time.monotonic() - begin:.0f} s; "
         os.killpg(process.pid, signal.SIGINT)  # pytest tells what has failed so far
         with contextlib.suppress(subprocess.TimeoutExpired):
-            said, _ = process.communicate(timeout=5)
+            said, _ = process.communicate(timeout=10)
     finally:
         end(process)
         said = said or process.communicate()[0]

@@ -123,19 +123,24 @@ def test_what_is_done_stays_when_it_is_stopped(tmp_path, number):
 
 def test_what_breaks_is_a_note(tmp_path):
     """A worker that dies, one that raises, and one that is late: the others are not harmed."""
-    with open(tmp_path / "log", "wb", buffering=0) as log:
+    soon = time.monotonic() + DEADLINE
+    with open(tmp_path / "log", "wb", buffering=0) as log, contextlib.ExitStack() as stack:
         worker = Worker("bc", ["--batch-size", "8"], "cpu", log)
-        soon = time.monotonic() + DEADLINE
+        stack.callback(worker.stop)
         assert "no_such_job" in worker.ask({"do": "no_such_job"}, soon)["failed"]
         assert worker.ask({"do": "threads", "threads": 1}, soon) == {"threads": 1}
+        worker.process.send_signal(signal.SIGSTOP)
         assert worker.ask({"do": "threads", "threads": 1}, 0.0) == {"failed": "no answer in time"} and worker.process.poll() is not None
         assert worker.ask({"do": "threads", "threads": 1}, soon) == {"failed": "no answer in time"}
-        worker.stop()
         worker = Worker("no_such_file", [], "cpu", log)
+        stack.callback(worker.stop)
         assert "there is no such file" in worker.ask({"do": "count", "env": "hopper-medium-v2", "sizes": [11, 3]}, soon)["failed"]
+        worker.read = b"Traceback\n"
+        assert worker.ask({"do": "threads", "threads": 1}, soon) == {"failed": "no JSON"}
+        worker = Worker("bc", [], "cpu", log)
+        stack.callback(worker.stop)
         worker.process.kill()
         assert worker.ask({"do": "threads", "threads": 1}, soon) == {"failed": "died, see log.txt"}
-        worker.stop()
 
 
 def test_tables_grow_by_whole_rows(tmp_path):
