@@ -67,7 +67,7 @@ class RunArgs:
     resume: Path | None = None  # run folder to continue exactly where its checkpoint left it
     track: bool = False  # also log to Weights & Biases
     tf32: bool = True  # TF32 matrix products on GPUs that have them
-    compile: bool = False  # torch.compile of the update: minutes at the start, fewer kernels, other roundings
+    compile: bool = False  # torch.compile of the update: slow to start, other last digits
 
 
 def cli(Args, argv: list[str] | None = None, default=None, description: str = ""):
