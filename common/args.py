@@ -50,7 +50,7 @@ class RunArgs:
     config: str = "paper"  # which table of the algorithm's file gives a dataset's defaults
     device: str = "auto"  # auto, cpu, cuda or mps
     view: Literal["auto", "d4rl", "next_obs"] = "auto"  # d4rl: the papers' qlearning_dataset; next_obs: every row
-    reward: str = "raw"  # raw, r-1, 10r-5, return_range, standardize or shift
+    reward: str = "raw"  # raw, r-1, 10r-5, 4r-2, return_range, standardize or shift
     action_low: Numbers = ()  # own data's least actions, a number or one for each dimension; default: the file's, or -1
     action_high: Numbers = ()  # likewise the greatest; default: the file's, or 1
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had

@@ -22,6 +22,7 @@ REWARDS = {  # --reward: (reward, first row of every episode) -> reward
     "raw": lambda r, starts: r,
     "r-1": lambda r, starts: r - 1,  # IQL, TD3+BC and others on AntMaze
     "10r-5": lambda r, starts: 10 * r - 5,  # CQL, Cal-QL on AntMaze
+    "4r-2": lambda r, starts: 4 * r - 2,  # CQL's authors on AntMaze
     "return_range": lambda r, starts: r * (1000 / np.ptp(np.add.reduceat(r, starts))),  # IQL, SQL on MuJoCo
     "standardize": lambda r, starts: (r - r.mean()) / r.std(),  # EDAC on Adroit
     "shift": lambda r, starts: r - r.min(),  # RORL's switch: the smallest reward is 0

@@ -93,12 +93,13 @@ def ensemble(inputs, batch_size, shapes, noise) -> Inputs:
 def model_free(inputs, batch_size, shapes, noise) -> Inputs:
     """All networks from one seed, in the order of `shapes`; each update's rows and its noise from seeds of their own."""
     rng, weights, batches, draws = np.random.RandomState(inputs["seed"]), {}, [], []
+    scalars = {"log_alpha": 0.0} | inputs.get("scalars", {})
     for name, shape in shapes.items():
-        if name == "log_alpha":
-            weights[name] = np.zeros(1)
+        if name in scalars:
+            weights[name] = np.full(1, scalars[name])
         else:
-            kind = name.split(".")[1][0]  # a matrix, a bias, or scale and shift of a LayerNorm
-            weights[name] = (kind == "g") + rng.randn(*shape) * (shape[-1] ** -0.5 if kind == "W" else 0.1)
+            layer = name.split(".")[1]  # a matrix, a bias, or scale and shift of a LayerNorm
+            weights[name] = (layer[0] == "g") + rng.randn(*shape) * (shape[-1] ** -0.5 if "W" in layer else 0.1)
     for k, update in enumerate(noise, 1):
         rng, done = np.random.RandomState(100 + k), np.isin(np.arange(batch_size), [5, 20, 41])
         obs, action, reward, next_obs = rng.randn(batch_size, S), rng.randn(batch_size, A), rng.randn(batch_size), rng.randn(batch_size, S)
@@ -169,6 +170,8 @@ def injected(draws):
 def members(module, *names) -> dict[str, torch.Tensor]:
     """Views of a module's parameters, of a batched one as several networks: W0 (out, in), b0 (out,), ...; g0, h0 of LayerNorms."""
     views = {}
+    if isinstance(module, torch.nn.ModuleList):  # networks one by one
+        return {key: view for network, name in zip(module, names, strict=True) for key, view in members(network, name).items()}
     for j, name in enumerate(names):
         for i, (weight, bias) in enumerate(zip(module.weights, module.biases)):
             batched = weight.ndim == 3
@@ -177,6 +180,9 @@ def members(module, *names) -> dict[str, torch.Tensor]:
             views |= {f"{name}.g{i}": norm.weight, f"{name}.h{i}": norm.bias}
         if hasattr(module, "log_std"):
             views[f"{name}.log_std"] = module.log_std
+        for scalar in ("log_std_scale", "log_std_shift"):
+            if hasattr(module, scalar):
+                views[f"{name}.{scalar}"] = getattr(module, scalar).view(1)
     return views
 
 

@@ -29,6 +29,8 @@ EXCEPTIONS = {  # (precision, file, case or all, how it begins): limit
     (torch.float64, "rorl", "", "ood_loss"): 1e-6,
     # These numbers were written down with nine digits.
     (torch.float64, "bc", "gaussian_as_atac_warm_start", ""): 1e-8,
+    **{(dtype, "cql", f"authors_{case}", ""): 3e-3 for dtype in LIMITS for case in ("gym", "gym_bc", "antmaze_lagrange", "rho_maxq")},  # see cql.py
+    (torch.float64, "cql", "", ""): 1e-8,
     # Radii of 0.001 change means and values by 1e-4, of which float32 resolves 1e-7; these terms are mean squares of such changes.
     (torch.float32, "rorl", "halfcheetah-medium-v2", "pi_smooth"): 3e-4,
     (torch.float32, "rorl", "halfcheetah-medium-v2", "q_smooth"): 5e-4,
@@ -67,6 +69,12 @@ def one_step_noise(args, k):
     return {} if k < 10 else samples if args.operator == "exp_weight" else pi | samples
 
 
+def cql_noise(args, k):
+    drawn = {"pi": normal(args), "next": ("randn", args.batch_size, 1, A), "next10": ("randn", args.batch_size, 10, A)}
+    uniform, samples = (args.batch_size, args.num_actions, A), ("randn", args.batch_size, args.num_actions, A)
+    return drawn | {"uniform": ("rand", *uniform), "current": samples, "following": samples}
+
+
 NOISE = {  # what the recipe draws for update k = 0, 1, ..., in its order: {name: (kind, *shape)}; nothing for the other files
     "td3_bc": lambda args, k: {"next": normal(args)},
     "sac_n": sac_noise,
@@ -77,12 +85,14 @@ NOISE = {  # what the recipe draws for update k = 0, 1, ..., in its order: {name
     "xql": xql_noise,
     "awac": lambda args, k: {"next": normal(args), "pi": normal(args)},
     "one_step": one_step_noise,
+    "cql": cql_noise,
 }
 TAKEN = {  # which of that an update takes, in its order, where it is not all of it in the recipe's; `theirs`: its golden numbers
     "sac_n": lambda args, theirs: ["pi", "backup" if args.max_q_backup else "next"],
     "edac": lambda args, theirs: ["pi", "backup" if args.max_q_backup else "next", *["subset"] * args.es_subsample],
     "rorl": lambda args, theirs: ["pi", "delta_pi", "next", "delta_q", *["delta_ood", "ood"] * (theirs["ood_loss"] != 0)],
     "bc": lambda args, theirs: ["pi"] * args.gaussian,
+    "cql": lambda args, theirs: ["pi", "next10" if args.max_q_backup else "next", "uniform", "current", "following"],
 }
 
 
@@ -92,13 +102,13 @@ def parameters(agent):
     for attribute, names in NETWORKS.items():
         if module := getattr(agent, attribute, None):
             views |= recipe.members(module, *names)
-            if attribute in ENSEMBLES:
+            if attribute in ENSEMBLES and hasattr(module, "weights"):
                 views |= recipe.together(module, ENSEMBLES[attribute])
-    if hasattr(agent.actor, "head_weight"):
+    head = getattr(agent.actor, "head_weight", agent.actor.weights[-1]), getattr(agent.actor, "head_bias", agent.actor.biases[-1])
+    if len(head[0]) == 2 * A:  # both heads in one layer
         for name, rows in (("mean", slice(A)), ("log_std", slice(A, None))):
-            views |= {f"actor.{name}_W": agent.actor.head_weight[rows], f"actor.{name}_b": agent.actor.head_bias[rows]}
-    if hasattr(agent, "log_alpha"):
-        views["log_alpha"] = agent.log_alpha.view(1)
+            views |= {f"actor.{name}_W": head[0][rows], f"actor.{name}_b": head[1][rows]}
+    views |= {name: getattr(agent, name).view(1) for name in ("log_alpha", "log_multiplier") if hasattr(agent, name)}
     return views
 
 
@@ -115,6 +125,11 @@ def numbers(agent, logs, calls):
         found |= {"critic_loss": len(q) * logs["critic_loss"], "target": target, "td_per_critic": ((q - target) ** 2).mean(1),
                   "action": action, "log_prob": log_prob, "log_alpha_after": agent.log_alpha}
         found |= dict.fromkeys(("ood_loss", "ood_per_critic"), sum(ood) / len(ood))
+    if calls.get("conservative"):
+        (_, target), ((q, *_), delta), (_, penalty) = (calls[name][0] for name in ("critic_target", "conservative", "penalty"))
+        td = ((q - target) ** 2).mean(1)
+        found |= {"td_per_critic": td, "delta_per_critic": delta, "penalty_per_critic": penalty, "loss_per_critic": td + penalty,
+                  "multiplier_loss": -penalty.sum() / 2, "q1_data": q[0].mean(), "target_first4": target[:4]}
     return found
 
 
@@ -148,7 +163,7 @@ class Replay:
             agent.count.fill_(agent.step)
         if "past_q" in case["inputs"]:
             agent.past_q.copy_(torch.tensor(case["inputs"]["past_q"]))
-        self.calls = recipe.remembered(agent, "critic_loss", "td_loss", "ood_loss", "alpha_loss")
+        self.calls = recipe.remembered(agent, "critic_loss", "td_loss", "ood_loss", "alpha_loss", "critic_target", "conservative", "penalty")
         if case["recipe"] == "ensemble":
             self.calls |= recipe.remembered(agent.actor, "sample")
 

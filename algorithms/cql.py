@@ -1,0 +1,372 @@
+"""CQL: Conservative Q-Learning for Offline Reinforcement Learning. Kumar, Zhou, Tucker and Levine, NeurIPS
+2020, arXiv:2006.04779.
+
+CQL is SAC with one more term in the critics' loss. The term pushes Q down where a maximising policy would
+look, at a soft maximum over sampled actions, and pushes it up at the data's action. So the learnt Q is below
+the policy's true value, and the actor is not fooled by actions without data.
+
+A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
+is the mean over a batch. k counts the two critics. The actor pi gives the mean and std of a Gaussian variable
+z, and the action is tanh(z), of A dimensions. alpha weighs the entropy, w the conservative term.
+
+    y = r + gamma (1 - d) max_j min_k Qk'(s', a'_j),  a'_j ~ pi(s'),  one j (ten: --max-q-backup)          (1)
+    u_j ~ U(-1, 1),  c_j ~ pi(s),  n_j ~ pi(s'),  j = 1 ... N, no gradient                                 (2)
+    v_k = {Qk(s, x) - log density of x},  x: these 3 N actions                                             (3)
+    Delta_k = mean_b clip(t log sum exp(v_k / t) - Qk(s, a))                                               (4)
+    critic loss = sum_k [mean_b (Qk(s, a) - y)^2 + P_k],  P_k = w Delta_k                                  (5)
+    with --gap: P_k = m w (Delta_k - gap),  m = exp(log_m);  multiplier loss = -1/2 sum_k P_k              (6)
+    actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ ~ pi(s)                                (7)
+    in the first --bc-updates: actor loss = mean_b [alpha log pi(a~|s) - log pi(a|s)]                      (8)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (9)
+
+CQL-smooth is OUR reconstruction of a lecture's example, which gives no formula: plain CQL is fragile where
+observations are attacked. It is off at --eps 0. s^ is the worst of n states s + delta_j, and delta_j ~
+U(-eps std, eps std) is the same for the whole batch. J is taken before tanh.
+
+    critic loss += beta_q mean_b max_s^ sum_k (Qk(s^, a) - Qk(s, a))^2 / 2                                (10)
+    actor loss += beta_pi mean_b max_s^ J / 2                                                             (11)
+    J = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s))                                                           (12)
+
+Paper / authors' code / here: the default is CORL's configuration, the one that reproduces. `--code authors`
+is what the authors' release does otherwise, and `--config authors` has its values.
+- (6): The authors have m w Delta - m gap. Their log_m starts at 0, CORL's at 1. They step alpha before (7).
+- (3): CQL(rho) (--no-importance) leaves the densities out and counts Qk(s, a) as well, in every code.
+- (3): n_j is valued at s, but its density is the one at s'. (1): The authors take the min of two maxima.
+- (4): There is no division by 3 N, so Delta has a constant log(3 N). A gap below it is hard to reach.
+- The authors let critics step before the actor, whose graph is older. Under torch <= 1.4 the actor's gradient
+  then had the NEW weights but the OLD ReLU masks. Here it has the old weights (2e-3 apart after 3 updates).
+- (8): CORL's log pi(a|s) forgets a and takes a fresh sample. Here it is a's, with |a| <= 0.999.
+- The authors add 1e-6 to 1 - tanh(z)^2 in log pi. CORL does not, nor does this file.
+- In AntMaze, CORL's second critic has 3 hidden layers although its file says 5: --critic-layers 5 3.
+
+Logged: critic_loss is (5), with (10). td_loss is the mean of the squares in (5), delta that of Delta_k. q is
+the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss is (7) or (8), with (11). alpha
+shrinks from 1. entropy is -mean_b log pi(a~|s), and settles at -A. multiplier is m: if it grows for ever, the
+gap cannot be reached. q_smooth and pi_smooth are (10) and (11) without their weights.
+
+Read before: sac_n.py (201 lines of code differ).
+Run: python algorithms/cql.py --env halfcheetah-medium-v2
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from common import friendly
+from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
+from common.data import Batch, Dataset, load_dataset
+from common.graph import side_by_side
+from common.run import Run
+
+
+@dataclass
+class Args(RunArgs):
+    env: str = "halfcheetah-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
+    seeds: Seeds = (0,)  # trained side by side in one process
+    updates: Count = 1_000_000  # gradient steps
+    batch_size: Size = 256  # B
+    actor_lr: Positive = 3e-5  # of the actor and of log_alpha
+    critic_lr: Positive = 3e-4  # of the critics and of log_m
+    gamma: Fraction = 0.99  # discount in (1)
+    tau: Fraction = 0.005  # Polyak step of the target critics
+    normalize: bool = True  # standardise observations with the dataset's mean and std
+    num_actions: Size = 10  # N in (2)
+    cql_weight: NonNegative = 10.0  # w in (5)
+    cql_temperature: Positive = 1.0  # t in (4)
+    importance: bool = True  # CQL(H) with importance weights; off: CQL(rho)
+    gap: Annotated[float | None, within("(-inf, inf)")] = None  # turns the Lagrange multiplier on (6)
+    clip: Annotated[tuple[float, float] | None, within("(-inf, inf)")] = None  # bounds in (4); default: none
+    max_q_backup: bool = False  # y from the best of 10 next actions (1)
+    bc_updates: Annotated[int, within("[0, 1e12]")] = 0  # how many updates begin with cloning (8)
+    critic_layers: Annotated[tuple[int, int], within("[1, 100]")] = (3, 3)  # hidden layers of each critic
+    code: Literal["corl", "young-geng", "authors"] = "corl"  # whose networks, order of steps and brackets
+    eps: NonNegative = 0.0  # CQL-smooth: radius of (10) and (11), in units of the observations' std; 0: off
+    beta_q: NonNegative = 1e-2  # CQL-smooth: weight of (10)
+    beta_pi: NonNegative = 0.1  # CQL-smooth: weight of (11)
+    num_perturbations: Size = 20  # CQL-smooth: n
+
+
+_ROBOTS, _MAZE_NAMES = ("halfcheetah", "hopper", "walker2d"), (
+    "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
+_LEVELS = "random", "medium", "medium-replay", "medium-expert", "expert", "full-replay"
+_MAZE = dict(cql_weight=5.0, actor_lr=1e-4, normalize=False, eval_every=50_000, eval_episodes=100)
+_CORL_MAZE = _MAZE | dict(clip=(-200.0, 1e9), max_q_backup=True, reward="10r-5")
+PAPER = {f"{robot}-{level}-v2": {} for robot in _ROBOTS for level in _LEVELS}  # CORL, configs/offline/cql
+PAPER["hopper-medium-v2"] = dict(reward="return_range")
+PAPER |= {f"maze2d-{size}-v1": dict(gap=5.0, eval_episodes=100) for size in ("umaze", "medium", "large")}
+PAPER |= {f"{task}-{level}-v1": dict(cql_weight=1.0, actor_lr=1e-4) for level in ("human", "cloned", "expert")
+          for task in ("pen", "door", "hammer", "relocate")}
+PAPER |= {f"antmaze-{maze}-v2": _CORL_MAZE | dict(gap=0.8, critic_layers=(5, 5)) for maze in _MAZE_NAMES}
+PAPER |= {f"kitchen-{level}-v0": dict(cql_weight=5.0, actor_lr=1e-4)  # our own choice: no source confirms one
+          for level in ("complete", "partial", "mixed")}
+AUTHORS = {f"{robot}-{level}-{v}": dict(code="authors", actor_lr=1e-4, normalize=False, bc_updates=40_000)
+           for v in ("v0", "v2") for robot in _ROBOTS for level in _LEVELS}  # their README: w is 5 or 10
+AUTHORS |= {f"antmaze-{maze}-{v}": _MAZE | dict(code="authors", gap=5.0, bc_updates=40_000, reward="4r-2")
+            for v in ("v0", "v2") for maze in _MAZE_NAMES}
+YOUNG_GENG = {f"antmaze-{maze}-v2": _CORL_MAZE | dict(code="young-geng", gap=0.2, bc_updates=40_000,
+                                                      updates=1_200_000) for maze in _MAZE_NAMES}  # issue 2
+
+
+class Network(nn.Module):
+    """Linear layers with ReLU between; `start`: initial weights, `head`: gain or bound of the last ones."""
+
+    def __init__(self, sizes: list[int], start: str, head: float, mean: Tensor, scale: Tensor,
+                 rng: torch.Generator):
+        super().__init__()
+        self.register_buffer("obs_mean", mean.clone())
+        self.register_buffer("obs_scale", scale.clone())
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(torch.zeros(o) for o in sizes[1:])
+        for weight, bias in zip(self.weights, self.biases):
+            last, (outputs, inputs) = weight is self.weights[-1], weight.shape
+            if start == "orthogonal":
+                nn.init.orthogonal_(weight, head if last else 2**0.5, rng)
+            elif start == "authors":  # code: 1 / sqrt(outputs), where 1 / sqrt(inputs) was meant
+                nn.init.uniform_(weight, *(-head, head) if last else (-(outputs**-0.5), outputs**-0.5), rng)
+                nn.init.uniform_(bias, *(-head, head) if last else (0.1, 0.1), rng)
+            elif last:
+                nn.init.xavier_uniform_(weight, head, rng)
+            else:  # PyTorch's default
+                nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5, rng)
+                nn.init.uniform_(bias, -(inputs**-0.5), inputs**-0.5, rng)
+
+    def layers(self, x: Tensor) -> Tensor:
+        *hidden, last = zip(self.weights, self.biases)
+        for weight, bias in hidden:
+            x = nn.functional.linear(x, weight, bias).relu_()
+        return nn.functional.linear(x, *last)
+
+
+class Actor(Network):
+    """Tanh-Gaussian policy on raw obs: S -> 256 x 3 (young-geng: 2), ReLU, then mean and log std, A each."""
+
+    def __init__(self, obs_size: int, action_size: int, mean: Tensor, scale: Tensor, code: str,
+                 rng: torch.Generator):
+        start, head, depth = {"corl": ("default", 0.01, 3), "young-geng": ("orthogonal", 0.01, 2),
+                              "authors": ("authors", 1e-3, 3)}[code]
+        super().__init__([obs_size, *[256] * depth, 2 * action_size], start, head, mean, scale, rng)
+        self.learned = code != "authors"  # code: CORL learns a scale and a shift of log std
+        if self.learned:
+            self.log_std_scale = nn.Parameter(torch.tensor(1.0 if code == "corl" else 0.0))
+            self.log_std_shift = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std of z before tanh, each (B, A)."""
+        mean, log_std = self.layers((obs - self.obs_mean) / self.obs_scale).chunk(2, -1)
+        if self.learned:
+            log_std = torch.addcmul(self.log_std_shift, self.log_std_scale, log_std)
+        return mean, nn.functional.hardtanh(log_std, -20 if self.learned else -5, 2)  # a clamp, less kernels
+
+    def log_prob(self, log_std: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """log pi of tanh(z), (..., A) -> (...); `noise`: by how many std z is off the mean."""
+        log_slope = 2 * (math.log(2) - z - nn.functional.softplus(-2 * z))  # log(1 - tanh(z)^2), exact
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + log_slope
+        return -0.5 * z.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)
+
+    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised action (..., A) and its log probability (...)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        z = torch.addcmul(mean, log_std.exp(), noise)
+        return torch.tanh(z), self.log_prob(log_std, z, noise)
+
+    def act(self, obs: Tensor) -> Tensor:
+        return torch.tanh(self(obs)[0])
+
+
+class Critic(Network):
+    """S + A -> 256 x layers -> 1, ReLU: raw obs (..., S), action (..., A) -> (...)."""
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        obs = ((obs - self.obs_mean) / self.obs_scale).expand(*action.shape[:-1], -1)
+        return self.layers(torch.cat([obs, action], -1)).squeeze(-1)
+
+
+class Critics(nn.ModuleList):
+    """Q1 and Q2, one after the other, which is faster on a CPU than both at once: -> (2, ...)."""
+
+    def __init__(self, depths: tuple[int, int], obs_size: int, action_size: int, mean: Tensor, scale: Tensor,
+                 code: str, rng: torch.Generator):
+        start = ("authors", 3e-3) if code == "authors" else ("orthogonal", 0.01)
+        sizes = ([obs_size + action_size, *[256] * depth, 1] for depth in depths)
+        super().__init__(Critic(size, *start, mean, scale, rng) for size in sizes)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return torch.stack([critic(obs, action) for critic in self])
+
+
+# same as rorl.py
+def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
+    """KL in both directions between diagonal Gaussians, summed over the last dimension: (..., A) -> (...)."""
+    precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
+    # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
+    spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
+
+
+# same as td3_bc.py
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
+    optimizer.step()
+
+
+class CQL:
+    def __init__(self, args: Args, data: Dataset, seed: int):
+        self.args, self.data, self.authors = args, data, args.code == "authors"
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        mean = data.obs_mean.cpu() if args.normalize else torch.zeros(data.obs_size)
+        scale = data.obs_std.cpu() + 1e-3 if args.normalize else torch.ones(data.obs_size)
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        network_args = data.obs_size, data.action_size, mean, scale, args.code, init
+        self.actor = Actor(*network_args).to(data.device)
+        self.critics = Critics(args.critic_layers, *network_args).to(data.device)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        if self.authors:  # code: targets start from random weights of their own, not as a copy
+            polyak(self.target_critics, Critics(args.critic_layers, *network_args).to(data.device), 1.0)
+        self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
+        start = 0.0 if self.authors else 1.0
+        self.log_multiplier = torch.full((), start, device=data.device, requires_grad=True)
+        adam = dict(fused=True, capturable=data.device.type == "cuda")
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
+        self.multiplier_optimizer = torch.optim.Adam([self.log_multiplier], args.critic_lr, **adam)
+        self.step = 0
+
+    @property
+    def phase(self) -> bool:  # does the next update clone? (see common/graph.py)
+        return self.step < self.args.bc_updates
+
+    def several(self, policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
+        """Samples of pi at each state, (B, number, A), and their log probabilities, (B, number)."""
+        return self.actor.sample(*(x[:, None].expand(-1, number, -1) for x in policy), self.rng)
+
+    @torch.no_grad()
+    def critic_target(self, batch: Batch, next_policy: tuple[Tensor, Tensor]) -> Tensor:
+        actions, _ = self.several(next_policy, 10 if self.args.max_q_backup else 1)
+        q = self.target_critics(batch.next_obs[:, None], actions)  # (2, B, 1) or (2, B, 10)
+        # code: the authors take the minimum of two maxima
+        next_q = q.max(-1).values.min(0).values if self.authors else q.min(0).values.max(-1).values
+        return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
+
+    @torch.no_grad()
+    def proposals(self, policy: tuple[Tensor, Tensor], next_policy: tuple[Tensor, Tensor]):
+        """3 N actions at each state, (B, 3 N, A), and the logs of their densities, (B, 3 N)."""
+        shape = len(policy[0]), self.args.num_actions, self.data.action_size
+        uniform = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
+        density = torch.full(shape[:2], -shape[-1] * math.log(2), device=self.data.device)  # of 0.5^A
+        current, following = (self.several(of, shape[1]) for of in (policy, next_policy))
+        return [torch.cat(parts, 1) for parts in zip((uniform, density), current, following)]  # (2)
+
+    def conservative(self, q: Tensor, sampled_q: Tensor, log_density: Tensor) -> Tensor:
+        """Delta of each critic, (2,), from Qk(s, a) (2, B) and Qk at the proposals (2, B, 3 N)."""
+        t, v = self.args.cql_temperature, sampled_q - log_density  # (3)
+        if not self.args.importance:
+            v = torch.cat([sampled_q, q[..., None]], -1)  # code: CQL(rho) counts Q(s, a) too
+        difference = t * torch.logsumexp(v / t, -1) - q  # (2, B)
+        return (difference.clamp(*self.args.clip) if self.args.clip else difference).mean(-1)  # (4)
+
+    def penalty(self, delta: Tensor) -> Tensor:
+        """P of each critic, (2,)."""
+        weight, gap = self.args.cql_weight, self.args.gap
+        if gap is None:
+            return weight * delta  # (5)
+        multiplier = self.log_multiplier.exp().clamp(max=1e6)
+        return multiplier * (weight * delta - gap if self.authors else weight * (delta - gap))  # (6)
+
+    def worst(self, obs: Tensor, change) -> Tensor:
+        """s^ of each state: where `change` of (B, n, S), a function with values (B, n), is largest."""
+        shape = self.args.num_perturbations, self.data.obs_size
+        noise = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
+        delta = noise * self.args.eps * self.data.obs_std  # (n, S)
+        with torch.no_grad():
+            return obs + delta[change(obs[:, None] + delta).argmax(1)]
+
+    def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
+        def change(near):
+            near_q = self.critics(near, batch.action[:, None].expand(-1, near.shape[1], -1))  # (2, B, n)
+            return ((near_q - q[..., None]) ** 2).sum(0)
+        near_q = self.critics(self.worst(batch.obs, change), batch.action)
+        return nn.functional.mse_loss(near_q, q)  # (10), the mean over two critics is half of their sum
+
+    def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+        near = self.worst(obs, lambda near: jeffreys(mean[:, None], log_std[:, None], *self.actor(near)))
+        return jeffreys(mean, log_std, *self.actor(near)).mean() / 2  # (11)
+
+    def actor_loss(self, batch: Batch, policy, action: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+        if self.phase:
+            (mean, log_std), z = policy, torch.atanh(batch.action.clamp(-0.999, 0.999))
+            gain = self.actor.log_prob(log_std, z, (z - mean) / log_std.exp())  # (8)
+        else:
+            gain = self.critics(batch.obs, action).min(0).values  # (7)
+        return (alpha * log_prob - gain).mean()
+
+    def alpha_loss(self, log_prob: Tensor) -> Tensor:
+        return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (9), A: -target entropy
+
+    def update(self, log: bool = True) -> dict[str, Tensor]:
+        args, alpha, multiplier = self.args, self.log_alpha.detach().exp(), self.log_multiplier.detach().exp()
+        batch = self.data.sample(args.batch_size, self.rng)
+        policy = self.actor(batch.obs)
+        action, log_prob = self.actor.sample(*policy, self.rng)
+        alpha_loss = self.alpha_loss(log_prob)
+        descend(self.alpha_optimizer, alpha_loss)
+        if self.authors:
+            alpha = self.log_alpha.detach().exp()  # code: after its step
+        actor_loss = self.actor_loss(batch, policy, action, log_prob, alpha)
+        with torch.no_grad():
+            next_policy = self.actor(batch.next_obs)
+        target = self.critic_target(batch, next_policy)
+        actions, log_density = self.proposals(policy, next_policy)
+        actions = torch.cat([batch.action[:, None], actions], 1)  # (B, 1 + 3 N, A)
+        q, sampled_q = self.critics(batch.obs[:, None], actions).split([1, actions.shape[1] - 1], -1)
+        q = q.squeeze(-1)  # (2, B)
+        td_loss = ((q - target) ** 2).mean(-1)  # (2,)
+        delta = self.conservative(q, sampled_q, log_density)
+        critic_loss = (td_loss + self.penalty(delta)).sum()
+        q_smooth = pi_smooth = torch.zeros((), device=self.data.device)
+        if args.eps > 0:
+            q_smooth, pi_smooth = self.q_smoothing(batch, q), self.policy_smoothing(batch.obs, *policy)
+            critic_loss = critic_loss + args.beta_q * q_smooth
+            actor_loss = actor_loss + args.beta_pi * pi_smooth
+        self.step += 1
+        if args.gap is not None:
+            descend(self.multiplier_optimizer, -0.5 * self.penalty(delta.detach()).sum())
+        descend(self.actor_optimizer, actor_loss)
+        descend(self.critic_optimizer, critic_loss)
+        polyak(self.target_critics, self.critics, args.tau)
+        if not log:
+            return {}
+        uniform_q, policy_q, _ = sampled_q.detach().mean((0, 1)).split(args.num_actions)
+        return {"critic_loss": critic_loss, "td_loss": td_loss.mean(), "delta": delta.mean(), "q": q.mean(),
+                "q_policy": policy_q.mean(), "q_uniform": uniform_q.mean(), "actor_loss": actor_loss,
+                "alpha": alpha, "entropy": -log_prob.mean(), "multiplier": multiplier, "q_smooth": q_smooth,
+                "pi_smooth": pi_smooth}
+
+
+def main(args: Args):
+    data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
+                        args.action_low, args.action_high)
+    agents = [CQL(args, data, seed) for seed in args.seeds]
+    update = side_by_side(agents)
+    run = Run(args, agents)
+    for step in run.steps(args.updates):
+        logs = update(log=run.due(step))
+        run.log(step, logs)
+        run.evaluate(step)
+    run.report()
+
+
+if __name__ == "__main__":
+    with friendly():
+        main(parse(Args, PAPER, **{"authors": AUTHORS, "antmaze-young-geng": YOUNG_GENG}))

@@ -1,0 +1,45 @@
+"""BC, TD3+BC, CQL and ATAC on four datasets at a budget for a CPU: no paper's table.
+
+Batch 64 (papers: 256) and 30,000 updates (a million). CQL has 4 actions of each kind (10) and an actor ten times as
+fast, 3e-4, so that a thirtieth of the updates can be enough. A place to start one's own comparison from: `--data` takes
+replay buffers of one's own. benchmark/results/standin/ has what it gave.
+
+Run: python benchmark/pessimism_small.py --standin [--data hopper-medium-replay-v2=replay.npz] [--dry-run]
+"""
+
+import sys
+
+from benchmark.engine import grid, tables
+from benchmark.engine.figures import colours, curve_figure
+from benchmark.engine.grid import Column, Table
+from common import friendly
+
+BUDGET = "--updates 30000 --batch-size 64 --eval-every 3000"
+TABLE = Table(
+    name="pessimism_small", title="Pessimistic critics at a small budget", seeds=(0, 1),
+    datasets=tuple(f"{robot}-{level}-v2" for robot in ("hopper", "halfcheetah")
+                   for level in ("medium", "medium-replay")),
+    notes=("Not the papers' budgets: batch 64, 30,000 updates or as told; CQL with 4 actions of each kind and an "
+           "actor ten times as fast as the paper's.",),
+    columns={
+        "bc": Column("bc", BUDGET),
+        "td3_bc": Column("td3_bc", BUDGET),
+        "cql": Column("cql", f"--num-actions 4 --actor-lr 3e-4 {BUDGET}"),
+    })
+
+
+def main():
+    this = grid.make(TABLE, sys.argv[1:])
+    if this.args.dry_run:
+        return this.plan()
+    grid.train(this)
+    groups, path = tables.groups(this), this.args.out / f"{tables.stem(this)}.curves.png"
+    if any(group.curve for group in groups):
+        curve_figure(groups, colours(group.algorithm for group in groups), path)
+        print(f"figure: {path}")
+    grid.finish(this)
+
+
+if __name__ == "__main__":
+    with friendly():
+        main()
