@@ -25,9 +25,10 @@ the leader's L, and at pi^ they are equal, since A has E = 0: the same pi^ maxim
 
 No harm at any beta: L(mu, f) = 0 for every f, so the value is at least 0. If E(f) = 0, (3) says L(pi^, f) >=
 L(pi^, f^pi) + beta E(f^pi) >= 0: pi^ improves on mu under every consistent f. Absolute pessimism has no such
-promise. Add LOW, which puts all actions near -5: while beta is small it makes every policy look bad in (6),
-and the leader plays action 1, where LOW is least bad. B, which may be the truth, says that this loses 1/2.
-In (1) LOW never decides, since it says that no policy loses, and (5) stays.
+promise. With F alone it plays (0, 1/2, 1/2) at every beta, since D, so high, never decides. But add LOW, which puts
+all actions near -5. While beta is small it makes every policy look bad in (6), and the leader plays action 1,
+where LOW is least bad. B, which may be the truth, says that this loses 1/2. In (1) LOW never decides, since it
+says that no policy loses, and (5) stays.
 
 All is computed with fractions, so a tie is a tie. A grid whose --steps is a multiple of 20 holds every solution.
 
@@ -63,7 +64,7 @@ START, SLOW, FAST, UPDATES = (0.9, 0.07, 0.03), 0.01, 0.5, 10_000  # of (7)
 @dataclass
 class Args:
     out: Path = Path("results")  # folder of the figure
-    steps: Annotated[int, within("[2, 400]")] = 40  # the grid: probabilities are multiples of 1 / steps
+    steps: Annotated[int, within("[2, 200]")] = 40  # the grid: probabilities are multiples of 1 / steps
 
 
 def simplex(steps: int):
@@ -161,8 +162,8 @@ def draw(pi):
     bars.set(ylabel="improvement on mu", ylim=(-0.6, 1.3))
     betas, consistent = [float(beta) for beta in CURVE], values(F)[:2]
     ours = [solve(pi, F, beta) for beta in CURVE]
-    for line, label in (([at[0][0] for at, _, _ in ours], "pi(0)"), ([value for _, value, _ in ours], "value")):
-        sweep.plot(betas, np.array(line, float), "o", markersize=3, label=label)
+    for found, label in (([best[0][0] for best, _, _ in ours], "pi(0)"), ([value for _, value, _ in ours], "value")):
+        sweep.plot(betas, np.array(found, float), "o", markersize=3, label=label)
     sweep.plot(betas, [closed_form(beta)[0][0] for beta in betas], "k--", linewidth=1, label="closed form (5)")
     sweep.plot(betas, [closed_form(beta)[1] for beta in betas], "k--", linewidth=1)
     sweep.set(xlabel="beta", xlim=(-0.005, 0.105))

@@ -110,6 +110,7 @@ def test_neither_the_data_nor_the_best_for_one_hypothesis():
 
 def test_absolute_pessimism_loses_to_the_data():
     for beta in CURVE:
+        assert solve(GRID, F, beta, absolute=True)[0].tolist() == [[0, 0.5, 0.5]]  # before LOW is added
         worse = improvement(solve(GRID, F | LOW, beta, absolute=True)[0], values(F))[:, :2].min()
         assert worse == min(Fraction(1, 4), max(-Fraction(1, 2), 15 * beta - Fraction(13, 5)))
 
