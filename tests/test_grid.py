@@ -332,7 +332,7 @@ def test_the_papers_tables(module, columns, rows, tmp_path):
         module_of = load_script(ROOT / f"algorithms/{this.algorithm}.py")
         config = dict(zip(this.words, this.words[1:])).get("--config", "paper").upper().replace("-", "_")
         assert this.dataset in vars(module_of)[config], this
-        assert json.loads(this.settings)["updates"] == (1_000_000 if this.algorithm == "pbrl" else 3_000_000)
+        assert json.loads(this.settings)["updates"] == (1_000_000 if this.algorithm in ("pbrl", "cql") else 3_000_000)
     for name in module.TABLE.quoted:
         assert all((dataset, name) in paper for dataset in module.TABLE.datasets)
 
