@@ -99,6 +99,8 @@ def model_free(inputs, batch_size, shapes, noise) -> Inputs:
         else:
             kind = name.split(".")[1][0]  # a matrix, a bias, or scale and shift of a LayerNorm
             weights[name] = (kind == "g") + rng.randn(*shape) * (shape[-1] ** -0.5 if kind == "W" else 0.1)
+            if name.startswith("critic") and kind == "W":
+                weights[name] *= inputs.get("critic_gain", 1)
     for k, update in enumerate(noise, 1):
         rng, done = np.random.RandomState(100 + k), np.isin(np.arange(batch_size), [5, 20, 41])
         obs, action, reward, next_obs = rng.randn(batch_size, S), rng.randn(batch_size, A), rng.randn(batch_size), rng.randn(batch_size, S)
