@@ -41,7 +41,8 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
          "bc": ["--batch-size", "16", "--gaussian"], "awac": ["--batch-size", "16"],
          "iql": ["--batch-size", "16", "--dropout", "0.1"], "sql_eql": ["--batch-size", "16", "--algorithm", "eql"],
          "xql": ["--batch-size", "16", "--num-random", "1", "--value-steps", "2"],
-         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"]}  # the kill is in the second
+         "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"],  # the kill is in the second
+         "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"]}
 
 
 def small_agents(algorithm, seeds, device="cpu", **changed):
