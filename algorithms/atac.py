@@ -12,7 +12,7 @@ weight of H. a~ and a' are draws from pi at s and s'. A gradient passes through 
 
     y = r + gamma (1 - d) min_k Qk'(s', a')                                                                (1)
     E_k = w mean_b (Qk(s, a) - y)^2 + (1 - w) mean_b (Qk(s, a) - r - gamma (1 - d) Qk(s', a'))^2           (2)
-    critic loss = sum_k nsum(G_k, E_k, beta),  G_k = mean_b [Qk(s, a~) - Qk(s, a)], 0 in warm start       (3)
+    critic loss = sum_k nsum(G_k, E_k, beta),  G_k = mean_b [Qk(s, a~) - Qk(s, a)], 0 in warm start        (3)
     log pi(a|s) = sum_i [log N(u_i; mean_i, std_i) - log(1 - a_i^2 + 1e-6)],  a = tanh(u)                  (4)
     temperature loss = log_alpha (H + A), H a constant here;  H = -mean_b log pi(a~|s)                     (5)
     warm start: actor loss = nsum(-mean_b log pi(a|s), -H, alpha)                                          (6)
@@ -32,9 +32,9 @@ Paper / authors' code / here (the code that made the table, followed here; light
 - The table's ATAC* is the best of a few checkpoints. Other papers quote the last one.
 
 Logged: critic_loss is (3) and bellman (2), averages over both critics. q is mean_b Qk(s, a), and pessimism
-averages G_k. actor_loss is (6), which falls, then (7), near -q. entropy is H. alpha falls from 1 in each phase
-while H is above -A. 20,000 updates on a stand-in, 8,000 of them warm start: bellman 2 to 5, seldom 12, q rises
-to 141, pessimism from -0.3 to 0.3, entropy from 1.8 to -1.1, in the game -0.1 to -1.8.
+averages G_k. actor_loss is (6), which falls, then (7), near -q. entropy is H. alpha falls from 1 in a phase
+while H is above -A. A run of 20,000 updates on a stand-in, 8,000 warm: bellman 2 to 5, seldom 12; q rises to
+141, pessimism from -0.3 to 0.3; entropy falls from 1.8 to -1.1, and from -0.1 to -1.8 in the game.
 
 Read before: bc.py (144 lines of code differ).
 Run: python algorithms/atac.py --env hopper-medium-replay-v2
