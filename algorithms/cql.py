@@ -44,7 +44,7 @@ the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss i
 shrinks from 1. entropy is -mean_b log pi(a~|s), and settles at -A. multiplier is m: if it grows for ever, the
 gap cannot be reached. q_smooth and pi_smooth are (10) and (11) without their weights.
 
-Read before: sac_n.py (200 lines of code differ).
+Read before: sac_n.py (202 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -130,11 +130,13 @@ class Network(nn.Module):
             else:  # code: the authors have 1 / sqrt(outputs), where PyTorch has 1 / sqrt(inputs)
                 bound = inputs**-0.5 if start == "default" else head if last else outputs**-0.5
                 nn.init.uniform_(weight, -bound, bound, rng)
-                nn.init.uniform_(bias, *(0.1, 0.1) if start == "authors" and not last else (-bound, bound), rng)
+                nn.init.uniform_(bias, -bound, bound, rng)
+            if start == "authors" and not last:
+                nn.init.constant_(bias, 0.1)
 
     def layers(self, x: Tensor) -> Tensor:
         *hidden, last = zip(self.weights, self.biases)
-        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: in place on a view, ReLU would cost three copies
+        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: ReLU in place on a view costs three copies
         for weight, bias in hidden:
             x = nn.functional.linear(x, weight, bias).relu_()
         return nn.functional.linear(x, *last).unflatten(0, shape)
