@@ -8,7 +8,8 @@ ends below the data. It leads slowly, the critics follow fast. A warm start firs
 Qk, the paper's f, is critic k of two. A prime on Q marks a target network, s' is the next state, and d = 1 at
 a true end, never at a timeout. mean_b is the mean over a batch, i counts the A dimensions of an action. pi
 gives the mean and std of a Gaussian variable u, and the action is tanh(u). H is its entropy, and alpha is the
-weight of H. a~ and a' are draws from pi at s and s'. A gradient passes through a~ in (6) and (7) alone.
+weight of H. a~ and a' are draws from pi at s and s'; a gradient passes through a~ in (6) and (7) alone, and
+in the second half of (2) through both values of Qk. beta weighs the Bellman error E, and w its two halves.
 
     y = r + gamma (1 - d) min_k Qk'(s', a')                                                                (1)
     E_k = w mean_b (Qk(s, a) - y)^2 + (1 - w) mean_b (Qk(s, a) - r - gamma (1 - d) Qk(s', a'))^2           (2)
@@ -27,16 +28,15 @@ Paper / authors' code / here (the code that made the table, followed here; light
 - When the game begins, log_alpha is 0 again, and it and the actor get new Adams. All else goes on. lightATAC
   renews the critics' Adam, too, has random targets there by mistake, and omits (8) in the warm start.
 - --absolute is the paper's ablation ATAC0: G_k = mean Qk(s0, a~) at B first states s0 of episodes.
-- beta was tuned per dataset, and two values are known: 16 for hopper-medium-replay (the script's default) and
-  1 for hopper-medium-expert (lightATAC's example). Elsewhere 16 is a guess: sweep 1, 4, 16 and 64.
-- The table's ATAC* is the best of a few checkpoints. Other papers quote the last one.
+- No source has the table's beta per dataset. The script has 16 on hopper-medium-replay, lightATAC's example 1
+  on hopper-medium-expert; sweep 1, 4, 16, 64. ATAC* is the best of a few checkpoints (unverified).
 
 Logged: critic_loss is (3) and bellman (2), averages over both critics. q is mean_b Qk(s, a), and pessimism
 averages G_k. actor_loss is (6), which falls, then (7), near -q. entropy is H. alpha falls from 1 in a phase
 while H is above -A. A run of 20,000 updates on a stand-in, 8,000 warm: bellman 2 to 5, seldom 12; q rises to
 141, pessimism from -0.3 to 0.3; entropy falls from 1.8 to -1.1, and from -0.1 to -1.8 in the game.
 
-Read before: bc.py (144 lines of code differ).
+Read before: bc.py (143 lines of code differ).
 Run: python algorithms/atac.py --env hopper-medium-replay-v2
 """
 
@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from common import InputError, friendly
-from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
 from common.run import Run
@@ -60,12 +60,12 @@ class Args(RunArgs):
     env: str = "hopper-medium-replay-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_100_000  # gradient steps, warm start included
-    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # how many of these come before the game
-    beta: NonNegative = 16.0  # in (3); known for hopper-medium-replay and -expert alone, so sweep 1 4 16 64
+    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # how many come before the game; all: cloning only
+    beta: Annotated[float, within("[0, 1e9]")] = 16.0  # in (3), to be swept: see above
     batch_size: Size = 256  # B
     lr: Positive = 5e-4  # of critics and log_alpha, and of the actor in the warm start
     actor_lr: Positive = 5e-7  # of the actor in the game
-    actor_every: Size = 1  # updates of the game per actor step; a later lightATAC: 100, --actor-lr 5e-5
+    actor_every: Size = 1  # updates of the game per actor step; in a fork 100, with --actor-lr 5e-5
     gamma: Fraction = 0.99  # discount in (1) and (2)
     tau: Fraction = 0.005  # Polyak step of the target critics
     target_weight: Fraction = 0.5  # w in (2)
@@ -152,7 +152,7 @@ def nsum(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return torch.addcmul(x, c, y) / c.clamp(min=1)  # (9)
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step, of the optimiser's own parameters only."""
     optimizer.zero_grad()
     loss.backward(inputs=optimizer.param_groups[0]["params"])
@@ -234,7 +234,7 @@ class ATAC:
             pessimism = (policy_q[-1] if self.args.absolute else policy_q[-1] - q).mean(1)  # G of (3)
         critic_loss = self.critic_loss(pessimism, bellman)
         if game or self.args.beta > 0:  # code: a warm start with beta 0 leaves the critics alone
-            descend(critic_loss.sum(), self.critic_optimizer)
+            descend(self.critic_optimizer, critic_loss.sum())
             self.critics.project(self.args.max_norm)
         return critic_loss, bellman, pessimism, q
 
@@ -250,20 +250,20 @@ class ATAC:
             index = torch.randint(len(self.starts), (size,), generator=self.rng, device=self.data.device)
             states.append(self.data.obs[self.starts[index]])
         states = torch.cat(states)
-        mean, log_std = self.actor(states)  # one pass for s' and s: (2 B, A)
+        mean, log_std = self.actor(states)  # one pass for s' and s (and s0): (2 B, A)
         noise = torch.randn(mean.shape, generator=self.rng, device=self.data.device)
         action = torch.tanh(torch.addcmul(mean, log_std.exp(), noise))  # a', then a~
         critic_terms = self.critic_step(batch, states, action.detach(), not warm)
         mean, log_std, noise, action = (x[size:2 * size] for x in (mean, log_std, noise, action))  # at s
         entropy = self.entropy(log_std, noise, action)
-        descend(self.alpha_loss(entropy), self.cloning_alpha_optimizer if warm else self.alpha_optimizer)
+        descend(self.cloning_alpha_optimizer if warm else self.alpha_optimizer, self.alpha_loss(entropy))
         if warm:
             objective = -self.log_prob(mean, log_std, batch.action).mean()  # (6)
         else:
             objective = -self.critics(batch.obs, action, q1_alone=True).mean()  # (7), after Q1's step
         actor_loss = self.actor_loss(objective, entropy)
         if moves:
-            descend(actor_loss, self.cloning_optimizer if warm else self.actor_optimizer)
+            descend(self.cloning_optimizer if warm else self.actor_optimizer, actor_loss)
         polyak(self.target_critics, self.critics, args.tau)
         if not log:
             return {}

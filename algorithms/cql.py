@@ -2,49 +2,53 @@
 2020, arXiv:2006.04779.
 
 CQL is SAC with one more term in the critics' loss. The term pushes Q down where a maximising policy would
-look, at a soft maximum over sampled actions, and pushes it up at the data's action. So the learnt Q is below
-the policy's true value, and the actor is not fooled by actions without data.
+look, at a soft maximum over sampled actions, and pushes it up at the data's action. So, if it weighs enough,
+Q averaged over the policy's actions is below their true value, and no action without data can fool the actor.
 
 A prime on Q marks a target network, s' is the next state, and d = 1 at a true end, never at a timeout. mean_b
 is the mean over a batch. k counts the two critics. The actor pi gives the mean and std of a Gaussian variable
-z, and the action is tanh(z), of A dimensions. alpha weighs the entropy, w the conservative term.
+z, and the action is tanh(z), of A dimensions. alpha weighs the entropy, w the conservative term Delta, whose
+soft maximum has the temperature t. N actions of each kind are sampled. --clip has bounds, by default none.
 
-    y = r + gamma (1 - d) max_j min_k Qk'(s', a'_j),  a'_j ~ pi(s'),  one j (ten: --max-q-backup)          (1)
+    y = r + gamma (1 - d) max_j min_k Qk'(s', a'_j),  a'_j ~ pi(s'),  j = 1, or to N: --max-q-backup       (1)
     u_j ~ U(-1, 1),  c_j ~ pi(s),  n_j ~ pi(s'),  j = 1 ... N, no gradient                                 (2)
     v_k = {Qk(s, x) - log density of x},  x: these 3 N actions                                             (3)
     Delta_k = mean_b clip(t log sum exp(v_k / t) - Qk(s, a))                                               (4)
     critic loss = sum_k [mean_b (Qk(s, a) - y)^2 + P_k],  P_k = w Delta_k                                  (5)
-    with --gap: P_k = m w (Delta_k - gap),  m = exp(log_m);  multiplier loss = -1/2 sum_k P_k              (6)
+    --gap: P_k = m w (Delta_k - gap),  m = min(exp(log_m), 1e6),  multiplier loss = -1/2 sum_k P_k         (6)
     actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ ~ pi(s)                                (7)
     in the first --bc-updates: actor loss = mean_b [alpha log pi(a~|s) - log pi(a|s)]                      (8)
     temperature loss = -mean_b log_alpha [log pi(a~|s) + target entropy],  target entropy = -A             (9)
 
-CQL-smooth is OUR reconstruction of a lecture's example, which gives no formula: plain CQL is fragile where
-observations are attacked. It is off at --eps 0. s^ is the worst of n states s + delta_j, and delta_j ~
-U(-eps std, eps std) is the same for the whole batch. J is taken before tanh.
+CQL-smooth is OUR reconstruction of an example in lectures on RORL, which show no formula: plain CQL is
+fragile where observations are attacked. It is off at --eps 0. s^_i = s + delta_i is one of M states near s.
+delta_i ~ U(-eps sigma, eps sigma) is the same for the whole batch, and sigma is the std of the data's s.
 
-    critic loss += beta_q mean_b max_s^ sum_k (Qk(s^, a) - Qk(s, a))^2 / 2                                (10)
-    actor loss += beta_pi mean_b max_s^ J / 2                                                             (11)
-    J = KL(pi(s) | pi(s^)) + KL(pi(s^) | pi(s))                                                           (12)
+    critic loss += beta_q mean_b max_i sum_k (Qk(s^_i, a) - Qk(s, a))^2 / 2                               (10)
+    actor loss += beta_pi mean_b max_i J_i / 2                                                            (11)
+    J_i = KL(pi(s) | pi(s^_i)) + KL(pi(s^_i) | pi(s)) of the Gaussians before tanh                        (12)
 
-Paper / authors' code / here: the default is CORL's configuration, the one that reproduces. `--code authors`
-is what the authors' release does otherwise, and `--config authors` has its values.
+Paper / authors' code / here: the default is CORL's configuration, the one with published scores on v2 data.
+`--code authors` is what the authors' release does otherwise, and `--config authors` has its values.
 - (6): The authors have m w Delta - m gap. Their log_m starts at 0, CORL's at 1. They step alpha before (7).
 - (3): CQL(rho) (--no-importance) leaves the densities out and counts Qk(s, a) as well, in every code.
-- (3): n_j is valued at s, but its density is the one at s'. (1): The authors take the min of two maxima.
+- (3): n_j is valued at s, but its density is the one at s'. (1): The authors: the min of two maxima of ten.
 - (4): There is no division by 3 N, so Delta has a constant log(3 N). A gap below it is hard to reach.
-- The authors let critics step before the actor, whose graph is older. Under torch <= 1.4 the actor's gradient
-  then had the NEW weights but the OLD ReLU masks. Here it has the old weights (2e-3 apart after 3 updates).
-- (8): CORL's log pi(a|s) forgets a and takes a fresh sample. Here it is a's, with |a| <= 0.999.
+- The authors' release (d67dbe9) steps the critics before the actor, whose graph is older. Under torch <= 1.4
+  the actor's gradient had the NEW weights but the OLD ReLU masks. Here its weights are the old ones (7e-4
+  apart after three updates of the tests).
+- (8): CORL's log pi(a|s) forgets a and takes a fresh sample. Here it is a's, with |a| <= 0.999. With `--code
+  authors` it is theirs: |a| <= 1 - 1e-6, and a mean clamped to +-9.
 - The authors add 1e-6 to 1 - tanh(z)^2 in log pi. CORL does not, nor does this file.
 - In AntMaze, CORL's second critic has 3 hidden layers although its file says 5: --critic-layers 5 3.
 
 Logged: critic_loss is (5), with (10). td_loss is the mean of the squares in (5), delta that of Delta_k. q is
 the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss is (7) or (8), with (11). alpha
-shrinks from 1. entropy is -mean_b log pi(a~|s), and settles at -A. multiplier is m: if it grows for ever, the
-gap cannot be reached. q_smooth and pi_smooth are (10) and (11) without their weights.
+shrinks from 1. entropy is -mean_b log pi(a~|s), and settles near -A. multiplier is m, and 0 without --gap: if
+it grows for ever, the gap cannot be reached, and at 1e6 it stays. q_smooth and pi_smooth are (10) and (11)
+without their weights.
 
-Read before: sac_n.py (202 lines of code differ).
+Read before: sac_n.py (214 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -56,7 +60,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from common import friendly
+from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
@@ -78,16 +82,20 @@ class Args(RunArgs):
     cql_weight: NonNegative = 10.0  # w in (5)
     cql_temperature: Positive = 1.0  # t in (4)
     importance: bool = True  # CQL(H) with importance weights; off: CQL(rho)
-    gap: Annotated[float | None, within("(-inf, inf)")] = None  # turns the Lagrange multiplier on (6)
+    gap: Annotated[float | None, within("(-inf, inf)")] = None  # of (6), whose multiplier it turns on
     clip: Annotated[tuple[float, float] | None, within("(-inf, inf)")] = None  # bounds in (4); default: none
-    max_q_backup: bool = False  # y from the best of 10 next actions (1)
-    bc_updates: Annotated[int, within("[0, 1e12]")] = 0  # how many updates begin with cloning (8)
+    max_q_backup: bool = False  # y from the best of N next actions (1)
+    bc_updates: Annotated[int, within("[0, 1e12]")] = 0  # how many of the first updates clone (8)
     critic_layers: Annotated[tuple[int, int], within("[1, 100]")] = (3, 3)  # hidden layers of each critic
-    code: Literal["corl", "young-geng", "authors"] = "corl"  # whose networks, order of steps and brackets
+    code: Literal["corl", "young-geng", "authors"] = "corl"  # whose networks, initial values, order and (6)
     eps: NonNegative = 0.0  # CQL-smooth: radius of (10) and (11), in units of the observations' std; 0: off
     beta_q: NonNegative = 1e-2  # CQL-smooth: weight of (10)
     beta_pi: NonNegative = 0.1  # CQL-smooth: weight of (11)
-    num_perturbations: Size = 20  # CQL-smooth: n
+    num_perturbations: Size = 20  # CQL-smooth: M
+
+    def __post_init__(self):
+        if self.clip and self.clip[0] > self.clip[1]:
+            raise InputError(f"--clip {self.clip[0]} {self.clip[1]}: the first must be the smaller")
 
 
 _GYM = [f"{robot}-{level}" for robot in ("halfcheetah", "hopper", "walker2d")
@@ -104,7 +112,7 @@ PAPER |= {f"antmaze-{maze}-v2": _CORL_MAZE | dict(gap=0.8, critic_layers=(5, 5))
 PAPER |= {f"kitchen-{level}-v0": dict(cql_weight=5.0, actor_lr=1e-4)  # our own choice: no source confirms one
           for level in ("complete", "partial", "mixed")}
 AUTHORS = {f"{name}-{v}": dict(code="authors", actor_lr=1e-4, normalize=False, bc_updates=40_000)
-           for v in ("v0", "v2") for name in _GYM}  # their README: w is 5 or 10
+           for v in ("v0", "v2") for name in _GYM if v == "v2" or "full" not in name}  # README: w is 5 or 10
 AUTHORS |= {f"antmaze-{maze}-{v}": _MAZE | dict(code="authors", gap=5.0, bc_updates=40_000, reward="4r-2")
             for v in ("v0", "v2") for maze in _MAZES}
 YOUNG_GENG = {f"antmaze-{maze}-v2": _CORL_MAZE | dict(code="young-geng", gap=0.2, bc_updates=40_000,
@@ -136,10 +144,10 @@ class Network(nn.Module):
 
     def layers(self, x: Tensor) -> Tensor:
         *hidden, last = zip(self.weights, self.biases)
-        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: ReLU in place on a view costs three copies
+        shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])  # a matrix: in place, views are copied thrice
         for weight, bias in hidden:
             x = nn.functional.linear(x, weight, bias).relu_()
-        return nn.functional.linear(x, *last).unflatten(0, shape)
+        return nn.functional.linear(x, *last).view(*shape, -1)
 
 
 class Actor(Network):
@@ -204,7 +212,7 @@ def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Ten
     precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
     # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
     spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
-    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12)
 
 
 # same as td3_bc.py
@@ -219,9 +227,11 @@ def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]
     return tuple(x[:, None].expand(-1, number, -1) for x in policy)
 
 
+# same as atac.py
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, of the optimiser's own parameters only."""
     optimizer.zero_grad()
-    loss.backward(inputs=optimizer.param_groups[0]["params"])  # a loss moves its own parameters only
+    loss.backward(inputs=optimizer.param_groups[0]["params"])
     optimizer.step()
 
 
@@ -254,14 +264,15 @@ class CQL:
 
     @torch.no_grad()
     def critic_target(self, batch: Batch, next_policy: tuple[Tensor, Tensor]) -> Tensor:
-        z, _ = self.actor.draw(*several(next_policy, 10 if self.args.max_q_backup else 1), self.rng)
-        q = self.target_critics(batch.next_obs[:, None], torch.tanh(z))  # (2, B, 1) or (2, B, 10)
+        number = (10 if self.authors else self.args.num_actions) if self.args.max_q_backup else 1
+        z, _ = self.actor.draw(*several(next_policy, number), self.rng)
+        q = self.target_critics(batch.next_obs[:, None], torch.tanh(z))  # (2, B, number)
         # code: the authors take the minimum of two maxima
         next_q = q.max(-1).values.min(0).values if self.authors else q.min(0).values.max(-1).values
         return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
 
     @torch.no_grad()
-    def proposals(self, policy: tuple[Tensor, Tensor], next_policy: tuple[Tensor, Tensor]):
+    def proposals(self, policy: tuple[Tensor, Tensor], next_policy: tuple[Tensor, Tensor]) -> list[Tensor]:
         """3 N actions at each state, (B, 3 N, A), and the logs of their densities, (B, 3 N)."""
         shape = len(policy[0]), self.args.num_actions, self.data.action_size
         uniform = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
@@ -271,18 +282,21 @@ class CQL:
 
     def conservative(self, q: Tensor, sampled_q: Tensor, log_density: Tensor) -> Tensor:
         """Delta of each critic, (2,), from Qk(s, a) (2, B) and Qk at the proposals (2, B, 3 N)."""
-        t, v = self.args.cql_temperature, sampled_q - log_density  # (3)
-        if not self.args.importance:
-            v = torch.cat([sampled_q, q[..., None]], -1)  # code: CQL(rho) counts Q(s, a) too
+        t, v = self.args.cql_temperature, sampled_q
+        # code: CQL(rho) counts Q(s, a) too
+        v = v - log_density if self.args.importance else torch.cat([v, q[..., None]], -1)  # (3)
         difference = t * torch.logsumexp(v / t, -1) - q  # (2, B)
         return (difference.clamp(*self.args.clip) if self.args.clip else difference).mean(-1)  # (4)
+
+    def multiplier(self) -> Tensor:
+        return self.log_multiplier.exp().clamp(max=1e6)
 
     def penalty(self, delta: Tensor) -> Tensor:
         """P of each critic, (2,)."""
         weight, gap = self.args.cql_weight, self.args.gap
         if gap is None:
             return weight * delta  # (5)
-        multiplier = self.log_multiplier.exp().clamp(max=1e6)
+        multiplier = self.multiplier()
         return multiplier * (weight * delta - gap if self.authors else weight * (delta - gap))  # (6)
 
     def worst(self, obs: Tensor, change) -> Tensor:
@@ -306,7 +320,9 @@ class CQL:
 
     def actor_loss(self, batch: Batch, policy, action: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         if self.phase:
-            (mean, log_std), z = policy, torch.atanh(batch.action.clamp(-0.999, 0.999))
+            (mean, log_std), bound = policy, 1 - 1e-6 if self.authors else 0.999
+            z = torch.atanh(batch.action.clamp(-bound, bound))
+            mean = mean.clamp(-9, 9) if self.authors else mean
             gain = self.actor.log_prob(log_std, z, (z - mean) / log_std.exp())  # (8)
         else:
             gain = self.critics(batch.obs, action).min(0).values  # (7)
@@ -316,7 +332,8 @@ class CQL:
         return self.log_alpha * (self.data.action_size - log_prob.detach().mean())  # (9), A: -target entropy
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
-        args, alpha, multiplier = self.args, self.log_alpha.detach().exp(), self.log_multiplier.detach().exp()
+        args, alpha = self.args, self.log_alpha.detach().exp()
+        multiplier = torch.zeros_like(alpha) if args.gap is None else self.multiplier().detach()
         batch = self.data.sample(args.batch_size, self.rng)
         policy = self.actor(batch.obs)
         action, log_prob = self.actor.sample(*policy, self.rng)

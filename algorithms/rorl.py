@@ -185,7 +185,7 @@ def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Ten
     precisions = (-2 * log_std).exp() + (-2 * near_log_std).exp()
     # for t = log std - near log std, (std / near std)^2 / 2 + (near std / std)^2 / 2 - 1 = 2 sinh(t)^2
     spread = 2 * torch.sinh(log_std - near_log_std) ** 2  # free of cancellation
-    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12), code: without the paper's 1/2
+    return (spread + (mean - near_mean) ** 2 * precisions / 2).sum(-1)  # (12)
 
 
 # same as td3_bc.py

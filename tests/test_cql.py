@@ -85,12 +85,15 @@ def test_both_brackets_of_the_multiplier():
 def test_the_multiplier_rises_above_the_gap_and_is_bounded():
     for gap, sign in ((-100.0, 1), (100.0, -1)):
         agent = make_agent(gap=gap)
-        before = agent.log_multiplier.item()
-        assert agent.update()["multiplier"].item() == pytest.approx(math.e)
+        before, logs = agent.log_multiplier.item(), agent.update()
+        assert logs["multiplier"].item() == pytest.approx(math.e)
         assert agent.log_multiplier.item() - before == pytest.approx(sign * 3e-4, rel=1e-3)  # Adam's first step
+        slope = -0.5 * math.e * 10 * 2 * (logs["delta"].item() - gap)  # of -1/2 sum_k m w (Delta_k - gap)
+        assert agent.log_multiplier.grad.item() == pytest.approx(slope, rel=1e-4)
     with torch.no_grad():
         agent.log_multiplier.fill_(50.0)
-    assert agent.penalty(torch.full((2,), 101.0))[0].item() == 1e7
+    assert agent.penalty(torch.full((2,), 101.0))[0].item() == 1e7 and agent.update()["multiplier"].item() == 1e6
+    assert make_agent().update()["multiplier"].item() == 0
 
 
 def test_a_multiplier_of_one_and_no_gap_is_the_fixed_weight():
@@ -231,6 +234,20 @@ def test_cloning_by_hand():
     assert ends.item() == pytest.approx(3 * (0.918939 + math.atanh(0.999) ** 2 / 2 + math.log(1 - 0.999**2)), rel=1e-3)
 
 
+def test_the_authors_cloning():
+    """Their own inverse of tanh and bounds of the mean, on actions at the ends and means beyond 9."""
+    agent, zero = make_agent(bc_updates=5, code="authors"), torch.zeros(4)
+    batch = agent.data.sample(4, agent.rng)
+    action = torch.tensor([1.0, -1.0, 0.9995, 0.3])[:, None].expand(-1, 3)
+    mean, log_std = torch.tensor([20.0, 1.0, -12.0, 0.0])[:, None].expand(-1, 3), torch.full((4, 3), -1.0)
+    loss = agent.actor_loss(batch._replace(action=action), (mean, log_std), None, zero, torch.ones(()))
+    a, std = action.double(), math.exp(-1)
+    z = 0.5 * torch.log((1 + a).clamp(min=1e-6) / (1 - a).clamp(min=1e-6))
+    log_normal = -((z - mean.clamp(-9, 9)) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+    expected = -(log_normal - torch.log(1 - torch.tanh(z) ** 2)).sum(-1).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
 def test_cloning_ends():
     agent, never = make_agent(bc_updates=2), make_agent()
     assert [agent.phase for _ in range(4) if agent.update()] == [True, False, False, False] and not never.phase
@@ -277,6 +294,32 @@ def test_initial_networks():
         assert 0.9 * head < network.weights[-1].abs().max() <= head and 0 < network.biases[-1].abs().max() <= head
 
 
+def test_observations_are_standardised():
+    """With 1e-3 added to the std, in every network; not with --no-normalize. One observation alone is acted on, too."""
+    for normalize in (True, False):
+        agent = make_agent(normalize=normalize)
+        mean, scale = (agent.data.obs_mean, agent.data.obs_std + 1e-3) if normalize else (torch.zeros(11), torch.ones(11))
+        for network in (agent.actor, *agent.critics, *agent.target_critics):
+            assert torch.equal(network.obs_mean, mean) and torch.equal(network.obs_scale, scale)
+        x = (agent.data.obs[:4] - mean) / scale
+        torch.testing.assert_close(agent.actor.act(agent.data.obs[:4]), torch.tanh(agent.actor.layers(x)[:, :3]))
+        torch.testing.assert_close(agent.actor.act(agent.data.obs[0]), agent.actor.act(agent.data.obs[:1])[0])
+
+
+def test_logs_are_what_they_say(monkeypatch):
+    agent, kept = make_agent(), {}
+    for name in ("conservative", "critic_target"):
+        real = getattr(agent, name)
+        monkeypatch.setattr(agent, name, lambda *args, name=name, real=real: kept.setdefault(name, (args, real(*args)))[1])
+    logs = agent.update()
+    ((q, sampled, _), delta), (_, target) = kept["conservative"], kept["critic_target"]
+    expected = {"delta": delta.mean(), "q": q.mean(), "q_uniform": sampled[..., :10].mean(), "q_policy": sampled[..., 10:20].mean(),
+                "td_loss": ((q - target) ** 2).mean(), "critic_loss": 2 * ((q - target) ** 2).mean() + 10 * delta.sum()}
+    assert len({round(x.item(), 7) for x in expected.values()}) == len(expected)  # they can be told apart
+    for name, value in expected.items():
+        torch.testing.assert_close(logs[name], value)
+
+
 def test_log_std_has_bounds():
     for code, least in (("corl", -20), ("authors", -5)):
         actor = make_agent(code=code).actor
@@ -299,26 +342,31 @@ def test_no_radius_is_cql_bitwise():
 
 
 class Linear(torch.nn.Module):
-    """Critics g s, plus g s / 2."""
+    """Critics g s, one g each: (2, S)."""
 
-    def __init__(self, gradient):
+    def __init__(self, gradients):
         super().__init__()
-        self.gradient = torch.nn.Parameter(gradient)
+        self.gradients = torch.nn.Parameter(gradients)
 
     def forward(self, obs, action):
-        return torch.stack([obs @ self.gradient, obs @ self.gradient / 2])
+        return torch.stack([obs @ gradient for gradient in self.gradients])
 
 
-def test_smoothing_of_a_linear_critic():
-    """The worst change is at most (eps |g| std)^2, and it is that of the perturbation which changes Q most."""
+def test_smoothing_of_linear_critics():
+    """The perturbation that changes both most, and at most (eps |g| std)^2 each; the gradient passes through Q at s^ and at s."""
     agent = make_agent(eps=0.3, num_perturbations=50)
-    gradient = torch.randn(11, generator=torch.Generator().manual_seed(0))
-    agent.critics, batch, state = Linear(gradient), agent.data.sample(16, agent.rng), agent.rng.get_state()
-    found = agent.q_smoothing(batch, agent.critics(batch.obs, batch.action)).item()
+    gradients = torch.randn((2, 11), generator=torch.Generator().manual_seed(2))
+    agent.critics, batch, state = Linear(gradients), agent.data.sample(16, agent.rng), agent.rng.get_state()
+    loss = agent.q_smoothing(batch, agent.critics(batch.obs, batch.action))
     agent.rng.set_state(state)
     delta = (2 * torch.rand((50, 11), generator=agent.rng) - 1) * 0.3 * agent.data.obs_std
-    assert found == pytest.approx(((delta @ gradient) ** 2).max().item() * (1 + 0.25) / 2, rel=1e-3)
-    assert found <= (0.3 * gradient.abs() @ agent.data.obs_std).item() ** 2 * 1.25 / 2
+    changes = delta @ gradients.T  # (50, 2)
+    worst = (changes**2).sum(1).argmax()
+    assert loss.item() == pytest.approx((changes[worst] ** 2).sum().item() / 2, rel=1e-3)
+    assert worst != (changes**2).amax(1).argmax()  # neither critic's own
+    assert loss.item() <= ((0.3 * gradients.abs() @ agent.data.obs_std) ** 2).sum().item() / 2
+    (gradient,) = torch.autograd.grad(loss, agent.critics.gradients)
+    torch.testing.assert_close(gradient, changes[worst][:, None] * delta[worst], rtol=1e-3, atol=1e-4)  # of (g delta)^2 / 2
 
 
 def test_smoothing_of_the_policy():
@@ -327,7 +375,7 @@ def test_smoothing_of_the_policy():
     with torch.no_grad():
         agent.actor.weights[-1].mul_(100)
     obs, state = agent.data.obs[:16], agent.rng.get_state()
-    found = agent.policy_smoothing(obs, *agent.actor(obs)).item()
+    found = agent.policy_smoothing(obs, *agent.actor(obs))
     agent.rng.set_state(state)
     delta = (2 * torch.rand((6, 11), generator=agent.rng) - 1) * 0.5 * agent.data.obs_std
 
@@ -337,7 +385,11 @@ def test_smoothing_of_the_policy():
 
     here, near = normal(obs[:, None]), normal(obs[:, None] + delta)
     kl = torch.distributions.kl_divergence
-    assert found == pytest.approx(((kl(here, near) + kl(near, here)) / 2).sum(-1).amax(1).mean().item(), rel=1e-3)
+    expected = ((kl(here, near) + kl(near, here)) / 2).sum(-1).amax(1).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    weights = list(agent.actor.parameters())
+    for ours, theirs in zip(torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-3 * theirs.abs().max().item())
 
 
 @pytest.mark.parametrize("flag", ["beta_q", "beta_pi"])
@@ -366,6 +418,8 @@ def test_the_papers_values():
     assert (args.cql_weight, args.actor_lr, args.gap, args.reward, args.normalize, args.code) == (10, 3e-5, None, "raw", True, "corl")
     assert [env for env in PAPER if PAPER[env].get("reward") == "return_range"] == ["hopper-medium-v2"]
     assert PAPER["pen-human-v1"] == dict(cql_weight=1.0, actor_lr=1e-4) and PAPER["maze2d-large-v1"]["gap"] == 5
+    assert set(AUTHORS) <= set(D4RL) and AUTHORS["hopper-medium-v0"] == dict(code="authors", actor_lr=1e-4, normalize=False, bc_updates=40_000)
+    assert PAPER["kitchen-mixed-v0"] == dict(cql_weight=5.0, actor_lr=1e-4)
     configs = {"authors": AUTHORS, "antmaze-young-geng": YOUNG_GENG}
     args = parse(Args, PAPER, ["--env", "antmaze-umaze-v2", "--config", "authors"], **configs)
     assert (args.code, args.gap, args.reward, args.bc_updates, args.clip, args.max_q_backup) == ("authors", 5, "4r-2", 40_000, None, False)
@@ -375,7 +429,7 @@ def test_the_papers_values():
 
 @pytest.mark.parametrize("words, message", [
     (["--gap"], "--gap"), (["--gap", "nan"], "--gap nan"), (["--eps", "-0.1"], "--eps -0.1"), (["--beta-q", "-1"], "--beta-q"),
-    (["--clip", "1"], "--clip"), (["--cql-weight", "-1"], "--cql-weight"), (["--critic-layers", "0", "3"], "--critic-layers 0"),
+    (["--clip", "1"], "--clip"), (["--clip", "2", "1"], "--clip 2.0 1.0"), (["--cql-weight", "-1"], "--cql-weight"), (["--critic-layers", "0", "3"], "--critic-layers 0"),
     (["--num-actions", "0"], "--num-actions"), (["--code", "mine"], "--code"), (["--cql-temperature", "0"], "--cql-temperature")])
 def test_bad_flags(words, message):
     with pytest.raises(InputError, match=message) as caught:
