@@ -60,7 +60,7 @@ class Args(RunArgs):
     env: str = "hopper-medium-replay-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_100_000  # gradient steps, warm start included
-    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # how many come before the game; all: cloning only
+    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # of them, before the game; all: cloning alone
     beta: Annotated[float, within("[0, 1e9]")] = 16.0  # in (3), to be swept: see above
     batch_size: Size = 256  # B
     lr: Positive = 5e-4  # of critics and log_alpha, and of the actor in the warm start
