@@ -31,12 +31,15 @@ EXCEPTIONS = {  # (precision, file, case or all, how it begins): limit
     (torch.float64, "bc", "gaussian_as_atac_warm_start", ""): 1e-8,
     **{(dtype, "cql", f"authors_{case}", ""): 3e-3 for dtype in LIMITS for case in ("gym", "gym_bc", "antmaze_lagrange", "rho_maxq")},  # see cql.py
     (torch.float64, "cql", "", ""): 1e-8,
+    (torch.float64, "atac", "", ""): 1e-8,
     # Radii of 0.001 change means and values by 1e-4, of which float32 resolves 1e-7; these terms are mean squares of such changes.
     (torch.float32, "rorl", "halfcheetah-medium-v2", "pi_smooth"): 3e-4,
     (torch.float32, "rorl", "halfcheetah-medium-v2", "q_smooth"): 5e-4,
     # Where rounding moves a ReLU's input over 0, a critic's gradient at that row jumps, and (6) by up to a hundredth of itself.
     (torch.float32, "edac", "", "similarity"): 2e-2,
     (torch.float32, "edac", "", "critic_loss"): 2e-2,  # up to 1000 times (6) is in it
+    # A mean of numbers of either sign, 0.0003 in one case, by critics that have just made Adam's first step.
+    (torch.float32, "atac", "", "q_policy"): 1e-3,
 }
 
 
@@ -86,6 +89,7 @@ NOISE = {  # what the recipe draws for update k = 0, 1, ..., in its order: {name
     "awac": lambda args, k: {"next": normal(args), "pi": normal(args)},
     "one_step": one_step_noise,
     "cql": cql_noise,
+    "atac": lambda args, k: {"next_and_pi": normal(args, 2)},
 }
 TAKEN = {  # which of that an update takes, in its order, where it is not all of it in the recipe's; `theirs`: its golden numbers
     "sac_n": lambda args, theirs: ["pi", "backup" if args.max_q_backup else "next"],
@@ -117,6 +121,11 @@ def numbers(agent, logs, calls):
     found = dict(logs)
     if calls.get("alpha_loss"):
         found["alpha_loss"] = calls["alpha_loss"][0][1]
+    if calls.get("bellman"):  # ATAC's: mean squares of each critic, and what its losses are made of
+        (*_, target), (td, residual) = calls["bellman"][0]
+        (pessimism, bellman), loss = calls["critic_loss"][0]
+        found |= {"target_first": target[:4], "td_per_critic": td, "residual_per_critic": residual, "bellman_per_critic": bellman,
+                  "pessimism_per_critic": pessimism, "loss_per_critic": loss, "q_policy": -calls["actor_loss"][0][0][0]}
     if calls.get("sample"):  # the actor's, of an ensemble
         (q, target), _ = (calls.get("critic_loss") or calls["td_loss"])[0]
         action, log_prob = calls["sample"][0][1]
@@ -163,7 +172,8 @@ class Replay:
             agent.count.fill_(agent.step)
         if "past_q" in case["inputs"]:
             agent.past_q.copy_(torch.tensor(case["inputs"]["past_q"]))
-        self.calls = recipe.remembered(agent, "critic_loss", "td_loss", "ood_loss", "alpha_loss", "critic_target", "conservative", "penalty")
+        self.calls = recipe.remembered(agent, "critic_loss", "td_loss", "ood_loss", "alpha_loss", "critic_target", "conservative", "penalty",
+                                       *["bellman", "actor_loss"] * (algorithm == "atac"))
         if case["recipe"] == "ensemble":
             self.calls |= recipe.remembered(agent.actor, "sample")
 
