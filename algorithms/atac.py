@@ -1,15 +1,14 @@
-"""ATAC: Adversarially Trained Actor Critic for Offline RL. Cheng, Xie, Jiang and Agarwal, ICML 2022,
-arXiv:2202.02446.
+"""ATAC: Adversarially Trained Actor Critic for Offline RL. Cheng et al., ICML 2022, arXiv:2202.02446.
 
-A game. Among the critics that agree with the data's transitions, the critic looks for the one under which the
-actor looks worst compared with the policy that collected the data. Then the actor improves under that critic.
-Copying the data's policy makes the comparison 0, whatever the critic, so the actor need never do worse. The
-actor is the leader and moves slowly; the critics follow fast. A warm start clones the data's policy first.
+Actor and critics play a game. Of all values that fit the data's transitions, the critics look for those under
+which the actor looks worst, compared with the policy that collected the data. The actor improves under them.
+A copy of the data's policy scores 0 in this comparison, whatever the critics, so in theory the actor never
+ends below the data. It leads slowly, and the critics follow fast. A warm start first clones the data's policy.
 
-Qk, the paper's f, is one of two critics. A prime on Q marks a target network, s' is the next state, and d = 1
-at a true end, never at a timeout. mean_b is the mean over a batch. pi gives the mean and std of a Gaussian
-variable u, the action is tanh(u), H is its entropy, and alpha is the weight of H. a~ and a' are one draw each
-from pi(s) and pi(s'), and the critics pass no gradient to them. beta weighs the data against pessimism.
+Qk, the paper's f, is critic k of two. A prime on Q marks a target network, s' is the next state, and d = 1 at
+a true end, never at a timeout. mean_b is the mean over a batch, i counts the A dimensions of an action. pi
+gives the mean and std of a Gaussian variable u, and the action is tanh(u). H is its entropy, and alpha is the
+weight of H. a~ and a' are draws from pi at s and s'. A gradient passes through a~ in (6) and (7) alone.
 
     y = r + gamma (1 - d) min_k Qk'(s', a')                                                                (1)
     E_k = w mean_b (Qk(s, a) - y)^2 + (1 - w) mean_b (Qk(s, a) - r - gamma (1 - d) Qk(s', a'))^2           (2)
@@ -17,29 +16,25 @@ from pi(s) and pi(s'), and the critics pass no gradient to them. beta weighs the
     log pi(a|s) = sum_i [log N(u_i; mean_i, std_i) - log(1 - a_i^2 + 1e-6)],  a = tanh(u)                  (4)
     temperature loss = log_alpha (H + A), H a constant here;  H = -mean_b log pi(a~|s)                     (5)
     warm start: actor loss = nsum(-mean_b log pi(a|s), -H, alpha)                                          (6)
-    game: actor loss = nsum(-mean_b Q1(s, a~), -H, alpha), with a gradient through a~                      (7)
-    W <- W min(1, C / |W|), after each step, of every weight matrix W of the critics; |W| is Frobenius's   (8)
-    nsum(x, y, c) = (x + c y) / max(1, c), so that no weight makes gradients grow                          (9)
+    game: actor loss = nsum(-mean_b Q1(s, a~), -H, alpha)                                                  (7)
+    W <- W min(1, C / |W|), after each step, for the critics' matrices W; |W| is Frobenius's norm          (8)
+    nsum(x, y, c) = (x + c y) / max(1, c)                                                                  (9)
 
-Paper / authors' code / here (the authors' code on garage made the table; lightATAC is their second code):
-- (2) is called DQRA. Its second half is a true residual: the gradient flows through both values of Qk.
-- (3): The paper writes G + beta E. Code and this file divide by max(1, beta), and use Q1 alone in (7).
-- (5): lightATAC averages log pi over dimensions and keeps the floor -A, which lets the std fall much lower:
-  --entropy-per-dim. --v-min and --v-max bound min_k Qk' in (1); lightATAC's --clip_v clamps both backups of
-  (2) instead, to max(0, r_max / (1 - gamma)) and min(0, r_min / (1 - gamma), that - 1 / (1 - gamma)).
-- (8): lightATAC does not project in its warm start. It also starts the game from random target critics, a
-  bug that is forgotten in about a thousand updates, and a fresh Adam for the critics. Here both continue.
-- The switch: log_alpha is 0 again; it and the actor get new Adams, the actor's with --actor-lr.
-- A later fork of lightATAC moves the actor every 100 updates, at 5e-5: --actor-every 100 --actor-lr 5e-5.
-- --absolute is the paper's ablation ATAC0: G_k = mean Qk(s0, a~) at B of the episodes' first states s0.
-- beta was tuned per dataset, and no list is known. The code's default, 16, is for hopper-medium-replay; the
-  example of lightATAC has 1 for hopper-medium-expert. Elsewhere 16 is only a start: try 1, 4, 16 and 64.
-- The table's ATAC* is the best of a few checkpoints, its ATAC the last. When the game begins, the score falls;
-  the authors say that this is normal.
+Paper / authors' code / here (the code that made the table, followed here; lightATAC is the authors' second):
+- (3): The paper writes G + beta E. The code and this file rescale it by (9): no beta makes gradients larger.
+- (5): lightATAC averages log pi over dimensions, and the std may fall much lower: --entropy-per-dim.
+- (1): --v-min and --v-max bound min_k Qk' and are off. lightATAC can clamp both backups in (2).
+- When the game begins, log_alpha is 0 again, and it and the actor get new Adams. All else goes on. lightATAC
+  renews the critics' Adam, too, has random targets there by mistake, and omits (8) in the warm start.
+- A later fork of lightATAC moves its actor rarely: --actor-every 100 --actor-lr 5e-5. Here it always moves.
+- --absolute is the paper's ablation ATAC0: G_k = mean Qk(s0, a~) at B first states s0 of episodes.
+- beta was tuned per dataset, and two values are known: 16 for hopper-medium-replay (the script's default) and
+  1 for hopper-medium-expert (lightATAC's example). Elsewhere 16 is a guess: sweep 1, 4, 16 and 64.
+- The table's ATAC* is the best of a few checkpoints. Other papers quote the last one.
 
-Logged: critic_loss bellman pessimism q weight_norm actor_loss alpha entropy.
+Logged: LOGGED
 
-Read before: td3_bc.py (0 lines of code differ).
+Read before: bc.py (0 lines of code differ).
 Run: python algorithms/atac.py --env hopper-medium-replay-v2
 """
 
@@ -51,7 +46,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from common import friendly
+from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
@@ -62,9 +57,9 @@ from common.run import Run
 class Args(RunArgs):
     env: str = "hopper-medium-replay-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
-    updates: Count = 1_100_000  # gradient steps, those of the warm start included
-    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # updates before the game
-    beta: NonNegative = 16.0  # weight of (2) in (3); known for two datasets only (see above), else sweep 1 4 16 64
+    updates: Count = 1_100_000  # gradient steps, warm start included
+    warm_start: Annotated[int, within("[0, 1e12]")] = 100_000  # how many of these come before the game
+    beta: NonNegative = 16.0  # in (3); known for hopper-medium-replay and -expert alone, so sweep 1 4 16 64
     batch_size: Size = 256  # B
     lr: Positive = 5e-4  # of critics and log_alpha, and of the actor in the warm start
     actor_lr: Positive = 5e-7  # of the actor in the game
@@ -73,18 +68,21 @@ class Args(RunArgs):
     tau: Fraction = 0.005  # Polyak step of the target critics
     target_weight: Fraction = 0.5  # w in (2)
     max_norm: Positive = 100.0  # C in (8)
-    v_min: Annotated[float | None, within("(-inf, inf)")] = None  # least value of min_k Qk' in (1); default: none
+    v_min: Annotated[float | None, within("(-inf, inf)")] = None  # least min_k Qk' in (1); default: none
     v_max: Annotated[float | None, within("(-inf, inf)")] = None  # likewise the greatest
-    entropy_per_dim: bool = False  # lightATAC's H in (5) to (7): a mean over dimensions
-    absolute: bool = False  # ATAC0
+    entropy_per_dim: bool = False  # H divided by A, as in lightATAC
+    absolute: bool = False  # ATAC0: G_k at first states, and not compared with the data's actions
+
+    def __post_init__(self):
+        if None not in (self.v_min, self.v_max) and self.v_min > self.v_max:
+            raise InputError(f"--v-min {self.v_min} --v-max {self.v_max}: the first must be the smaller")
 
 
-PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walker2d")  # Table 1: see above
+PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walker2d")  # Table 1; beta: above
          for level in ("random", "medium", "medium-replay", "medium-expert")}
 PAPER |= {f"{task}-{level}-v1": {} for task in ("pen", "hammer", "door", "relocate")
           for level in ("human", "cloned", "expert")}
-PAPER["hopper-medium-replay-v2"] = dict(beta=16.0)  # the authors' script
-PAPER["hopper-medium-expert-v2"] = dict(beta=1.0)  # lightATAC's example
+PAPER |= {"hopper-medium-replay-v2": dict(beta=16.0), "hopper-medium-expert-v2": dict(beta=1.0)}
 
 
 # same as bc.py
@@ -120,10 +118,10 @@ class Critics(nn.Module):
     def __init__(self, obs_size: int, action_size: int, rng: torch.Generator):
         super().__init__()
         sizes = [obs_size + action_size, 256, 256, 256, 1]
-        self.weights = nn.ParameterList(  # Xavier's normal
-            nn.init.normal_(torch.empty(2, i, o), std=(2 / (i + o)) ** 0.5, generator=rng)
-            for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(torch.zeros(2, 1, o) for o in sizes[1:])
+        for weight in self.weights:  # Xavier's normal
+            nn.init.normal_(weight, std=(2 / sum(weight.shape[1:])) ** 0.5, generator=rng)
 
     def forward(self, obs: Tensor, action: Tensor, q1_alone: bool = False) -> Tensor:  # Q1 alone: (B,)
         x = torch.cat([obs, action], -1)  # (B, S + A)
@@ -134,14 +132,12 @@ class Critics(nn.Module):
             x = torch.addmm(bias[0], x, weight[0]) if q1_alone else torch.baddbmm(bias, x, weight)
         return x.squeeze(-1)
 
-    def weight_norms(self) -> list[Tensor]:
-        """Frobenius norms of the weight matrices, (2, 1, 1) for each layer."""
-        return [torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True) for weight in self.weights]
-
     @torch.no_grad()
     def project(self, max_norm: float) -> None:
-        for weight, norm in zip(self.weights, self.weight_norms()):
-            weight.div_((norm / max_norm).clamp_(min=1))  # (8), divided by 1 a small W stays as it is
+        norms = [torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True) for weight in self.weights]
+        excess = torch._foreach_div(norms, max_norm)  # (2, 1, 1) for each layer
+        torch._foreach_clamp_min_(excess, 1.0)  # a small W is divided by 1, and stays as it is
+        torch._foreach_div_(list(self.weights), excess)  # (8)
 
 
 # same as td3_bc.py
@@ -167,9 +163,9 @@ class ATAC:
         self.args, self.data = args, data
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        sizes, raw = (data.obs_size, data.action_size), (torch.zeros(data.obs_size), torch.ones(data.obs_size))
-        self.actor = GaussianActor(*sizes, *raw, init).to(data.device)
-        self.critics = Critics(*sizes, init).to(data.device)
+        raw = torch.zeros(data.obs_size), torch.ones(data.obs_size)  # observations as they are
+        self.actor = GaussianActor(data.obs_size, data.action_size, *raw, init).to(data.device)
+        self.critics = Critics(data.obs_size, data.action_size, init).to(data.device)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         self.beta = torch.tensor(args.beta, device=data.device)
@@ -178,7 +174,7 @@ class ATAC:
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.lr, **adam)
         self.cloning_alpha_optimizer = torch.optim.Adam([self.log_alpha], args.lr, **adam)
         self.cloning_optimizer = torch.optim.Adam(self.actor.parameters(), args.lr, **adam)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.lr, **adam)  # of the game: starts afresh
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.lr, **adam)  # fresh for the game
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)  # as well
         self.step = 0
 
@@ -196,7 +192,8 @@ class ATAC:
     def critic_target(self, batch: Batch, next_action: Tensor) -> Tensor:
         next_q = self.target_critics(batch.next_obs, next_action).min(0).values
         bounds = self.args.v_min, self.args.v_max
-        return self.backup(batch, next_q if bounds == (None, None) else next_q.clamp(*bounds))  # (1), (B,)
+        next_q = next_q if bounds == (None, None) else next_q.clamp(*bounds)
+        return self.backup(batch, next_q)  # (1), (B,)
 
     def bellman(self, batch: Batch, q: Tensor, next_q: Tensor, target: Tensor) -> Tensor:
         """Both mean squares in (2), of each critic: (2, 2). `q`, `next_q`: (2, B)."""
@@ -215,66 +212,63 @@ class ATAC:
         return self.log_alpha * (entropy.detach() + self.data.action_size)  # (5)
 
     def log_prob(self, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
-        """Of actions that are not from pi, (B,)."""
-        action = action.clamp(-1, 1)
+        action = action.clamp(-1, 1)  # the data's, not a draw of pi
         u = 0.5 * torch.log((1 + action + 1e-6) / (1 - action + 1e-6))  # the inverse of tanh, but finite at 1
         return self.actor.log_prob(mean, log_std, u, action)
 
     def actor_loss(self, objective: Tensor, entropy: Tensor) -> Tensor:
-        """`objective`: the first argument of nsum. code: alpha is the one after its step."""
-        return nsum(objective, -entropy, self.log_alpha.detach().exp())
+        return nsum(objective, -entropy, self.log_alpha.detach().exp())  # code: alpha after its step
+
+    def critic_step(self, batch: Batch, states: Tensor, action: Tensor, game: bool) -> tuple[Tensor, ...]:
+        """Of both. `action`: of pi at each of `states`, which are s', then s, then s0 in ATAC0."""
+        size = len(batch.obs)
+        target = self.critic_target(batch, action[:size])
+        used = slice(None if game else size)  # the warm start's loss needs s' alone
+        q = self.critics(torch.cat([batch.obs, states[used]]), torch.cat([batch.action, action[used]]))
+        q, next_q, *policy_q = q.split(size, 1)  # (2, B) each
+        td, residual = self.bellman(batch, q, next_q, target)
+        bellman = torch.lerp(residual, td, self.args.target_weight)  # (2)
+        pessimism = torch.zeros_like(bellman)
+        if game:
+            pessimism = (policy_q[-1] if self.args.absolute else policy_q[-1] - q).mean(1)  # G of (3)
+        critic_loss = self.critic_loss(pessimism, bellman)
+        if game or self.args.beta > 0:  # code: a warm start with beta 0 leaves the critics alone
+            descend(critic_loss.sum(), self.critic_optimizer)
+            self.critics.project(self.args.max_norm)
+        return critic_loss, bellman, pessimism, q
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         (stage, moves), args, size = self.phase, self.args, self.args.batch_size
         self.step += 1
+        warm = stage == "warm start"
+        if stage == "switch":
+            self.log_alpha.detach().zero_()
         batch = self.data.sample(size, self.rng)
         states = [batch.next_obs, batch.obs]
         if args.absolute:
             index = torch.randint(len(self.starts), (size,), generator=self.rng, device=self.data.device)
             states.append(self.data.obs[self.starts[index]])
         states = torch.cat(states)
-        mean, log_std = self.actor(states)  # at s' and s in one pass, (2 B, A)
+        mean, log_std = self.actor(states)  # one pass for s' and s: (2 B, A)
         noise = torch.randn(mean.shape, generator=self.rng, device=self.data.device)
-        action = torch.tanh(torch.addcmul(mean, log_std.exp(), noise))
-        critic_logs = self.critic_step(batch, states, action.detach(), stage)
+        action = torch.tanh(torch.addcmul(mean, log_std.exp(), noise))  # a', then a~
+        critic_terms = self.critic_step(batch, states, action.detach(), not warm)
         mean, log_std, noise, action = (x[size:2 * size] for x in (mean, log_std, noise, action))  # at s
         entropy = self.entropy(log_std, noise, action)
-        if stage == "warm start":
-            descend(self.alpha_loss(entropy), self.cloning_alpha_optimizer)
-            actor_loss = self.actor_loss(-self.log_prob(mean, log_std, batch.action).mean(), entropy)  # (6)
-            descend(actor_loss, self.cloning_optimizer)
+        descend(self.alpha_loss(entropy), self.cloning_alpha_optimizer if warm else self.alpha_optimizer)
+        if warm:
+            objective = -self.log_prob(mean, log_std, batch.action).mean()  # (6)
         else:
-            if stage == "switch":
-                self.log_alpha.detach().zero_()
-            descend(self.alpha_loss(entropy), self.alpha_optimizer)
-            actor_loss = self.actor_loss(-self.critics(batch.obs, action, q1_alone=True).mean(), entropy)  # (7)
-            if moves:
-                descend(actor_loss, self.actor_optimizer)
+            objective = -self.critics(batch.obs, action, q1_alone=True).mean()  # (7), after Q1's step
+        actor_loss = self.actor_loss(objective, entropy)
+        if moves:
+            descend(actor_loss, self.cloning_optimizer if warm else self.actor_optimizer)
         polyak(self.target_critics, self.critics, args.tau)
         if not log:
             return {}
-        critic_loss, bellman, pessimism, q = critic_logs
+        critic_loss, bellman, pessimism, q = (x.mean() for x in critic_terms)  # over both critics
         return {"critic_loss": critic_loss, "bellman": bellman, "pessimism": pessimism, "q": q,
-                "weight_norm": torch.cat(self.critics.weight_norms()).max(), "actor_loss": actor_loss,
-                "alpha": self.log_alpha.exp(), "entropy": entropy}
-
-    def critic_step(self, batch: Batch, states: Tensor, action: Tensor, stage: str) -> list[Tensor]:
-        """The step and (8). `action`: of pi at `states`, which are s', s and, for ATAC0, s0."""
-        game, size = stage != "warm start", len(batch.obs)
-        target = self.critic_target(batch, action[:size])
-        used = slice(None if game else size)  # the warm start has no G in (3)
-        q = self.critics(torch.cat([batch.obs, states[used]]), torch.cat([batch.action, action[used]]))
-        q, next_q, *rest = q.split(size, 1)  # (2, B) each
-        td, residual = self.bellman(batch, q, next_q, target)
-        bellman = torch.lerp(residual, td, self.args.target_weight)  # (2)
-        pessimism = torch.zeros_like(bellman)
-        if game:
-            pessimism = rest[-1].mean(1) if self.args.absolute else (rest[-1] - q).mean(1)  # G of (3)
-        critic_loss = self.critic_loss(pessimism, bellman)
-        if game or self.args.beta > 0:
-            descend(critic_loss.sum(), self.critic_optimizer)
-            self.critics.project(self.args.max_norm)
-        return [x.detach().mean() for x in (critic_loss, bellman, pessimism, q)]
+                "actor_loss": actor_loss, "alpha": self.log_alpha.exp(), "entropy": entropy}
 
 
 def main(args: Args):
