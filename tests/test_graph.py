@@ -201,6 +201,8 @@ def others(hint, value) -> list:
     """Other values of a flag: all of a switch, and of a number one that may end a term, or add a round to a loop."""
     if get_origin(hint) is Literal:
         return [choice for choice in get_args(hint) if choice != value]
+    if get_origin(hint) is tuple and value is None:
+        return [(-0.5, 0.5)]
     if get_origin(hint) is tuple:
         return [value[:i] + (0,) + value[i + 1:] for i in range(len(value))]
     if get_origin(hint) in (Union, UnionType):

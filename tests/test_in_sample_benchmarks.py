@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import awac_table1, iql_table1, one_step_table1, sql_eql_table1, sql_noisy_data, sql_small_data, xql_table1
+from benchmark import awac_table1, cql_table, iql_table1, one_step_table1, sql_eql_table1, sql_noisy_data, sql_small_data, td3_bc_table2, xql_table1
 from benchmark.engine import derived, tables
 from benchmark.engine.derived import View
 from benchmark.engine.figures import sweep_figure
@@ -23,7 +23,7 @@ from common.data import Dataset, load_dataset
 from common.physics import ROBOTS
 from tests.helpers import ROOT, make_data, run_script, write_npz
 
-TABLES = awac_table1, iql_table1, one_step_table1, sql_eql_table1, xql_table1
+TABLES = awac_table1, cql_table, iql_table1, one_step_table1, sql_eql_table1, td3_bc_table2, xql_table1
 NAME = "hopper-medium-replay-v2"
 TABLE = Table(name="own", title="Own", papers=("rorl_table1.csv",), quoted=("bc",), datasets=(NAME, "walker2d-medium-v2", "antmaze-umaze-v2"),
               columns={"td3_bc": Column("td3_bc", published="rorl"), "sac_10": Column("sac_n", "--config sac-10")}, seeds=(0, 1))
@@ -31,12 +31,12 @@ SCRIPT = f"from benchmark.engine.grid import Column, Table, main\nfrom pathlib i
 TINY = ["--", "--batch-size", 8, "--eval-episodes", 1, "--eval-workers", 0]
 
 
-def own_run(folder, path, words=(), seed=0, score=40.0, env=None):
+def own_run(folder, path, words=(), seed=0, score=40.0, env=None, name=NAME):
     """The files of a finished td3_bc run on an own file."""
-    this = Own(Path(path), NAME)
-    args = json.loads(cell("x", "td3_bc", NAME, tuple(words), this).settings) | {"seeds": [seed], "device": "cpu", "env": env or str(path)}
+    this = Own(Path(path), name)
+    args = json.loads(cell("x", "td3_bc", name, tuple(words), this).settings) | {"seeds": [seed], "device": "cpu", "env": env or str(path)}
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"algorithm": "td3_bc", "args": args, "dataset_source": "file", "data": {"sha256": this.sha256}, "task": NAME, "physics": "d4rl",
+    (folder / "config.json").write_text(json.dumps({"algorithm": "td3_bc", "args": args, "dataset_source": "file", "data": {"sha256": this.sha256}, "task": name, "physics": "d4rl",
                                                     "command": f"algorithms/td3_bc.py --env {path}"}))
     (folder / "result.json").write_text(json.dumps({"step": 1, "seeds": {seed: {"last": score, "mean_of_last_10": 1.0, "best": 1.0}}, "updates_per_second": 2.0}))
 
@@ -145,10 +145,35 @@ def test_the_tables(module, tmp_path):
     shown = {column.published or name for name, column in module.TABLE.columns.items()} | set(module.TABLE.quoted)
     assert shown == {algorithm for _, algorithm in paper}  # no column of the paper is left out
     values = {this.column: json.loads(this.settings) for this in table.cells}
-    expected = {awac_table1: ("awac", "temperature", 0.3333), iql_table1: ("bc_10pct", "fraction", 0.1), one_step_table1: ("rev_kl", "operator", "rev_kl"),
-                sql_eql_table1: ("eql", "algorithm", "eql"), xql_table1: ("xql_tuned", "batch_size", 256)}[module]
+    expected = {awac_table1: ("awac", "temperature", 0.3333), cql_table: ("bc_10pct", "corl_split", True), iql_table1: ("bc_10pct", "fraction", 0.1), one_step_table1: ("rev_kl", "operator", "rev_kl"),
+                sql_eql_table1: ("eql", "algorithm", "eql"), td3_bc_table2: ("td3_bc", "alpha", 2.5), xql_table1: ("xql_tuned", "batch_size", 256)}[module]
     assert values[expected[0]][expected[1]] == expected[2]
-    assert len(module.TABLE.datasets) == {awac_table1: 12, iql_table1: 26, one_step_table1: 16, sql_eql_table1: 18, xql_table1: 18}[module]
+    assert len(module.TABLE.datasets) == {awac_table1: 12, cql_table: 30, iql_table1: 26, one_step_table1: 16, sql_eql_table1: 18, td3_bc_table2: 15, xql_table1: 18}[module]
+
+
+def test_td3_bc_scores_as_its_paper_does(tmp_path):
+    """The mean of the last ten evaluations; five seeds; the paper's totals, of which Fisher-BRC's does not agree with its cells."""
+    name, words = "hopper-medium-v0", ["--runs", str(tmp_path / "runs"), "--datasets", "hopper-medium-v0"]
+    write_npz(tmp_path / "a.npz")
+    own_run(tmp_path / "runs/r", tmp_path / "a.npz", score=41.0, name=name)  # its mean of the last ten is 1
+    table = make(td3_bc_table2.TABLE, [*words, "--data", f"{name}={tmp_path}/a.npz"])
+    assert [(row["algorithm"], row["scores"]) for row in results(table)] == [("bc", ""), ("td3_bc", "1.0")]
+    plain = make(td3_bc_table2.TABLE, words)
+    assert plain.seeds == (0, 1, 2, 3, 4) and {json.loads(this.settings)["eval_every"] for this in plain.cells} == {5000}
+    (line,) = [line for line in markdown(plain, results(plain)).splitlines() if line.startswith(f"| {name}")]
+    assert line == f"| {name} | - / 30.0 ± 0.5 missing | - / 99.5 ± 1.0 missing | 31.2 | 72.0 | 44.2 ± 10.8 | 99.4 ± 0.4 |"
+    paper = published(td3_bc_table2.TABLE)
+    for column, total in (("bc", 595.3), ("brac_p", 284.1), ("cql", 764.3), ("td3_bc", 979.3), ("fisher_brc", 974.6 + 0.6)):
+        assert sum(float(row["mean"]) for (_, algorithm), row in paper.items() if algorithm == column) == pytest.approx(total)
+
+
+def test_the_averages_of_corls_table():
+    """Cells of a domain have the mean that CORL prints below them, for CQL and two others."""
+    paper, domains = published(cql_table.TABLE), {"locomotion": tuple(ROBOTS)[:3], "maze2d": ("maze2d",), "antmaze": ("antmaze",), "adroit": ("pen", "door", "hammer", "relocate")}
+    for domain, column, printed in (("locomotion", "cql", 78.28), ("maze2d", "cql", 33.65), ("antmaze", "cql", 50.71), ("adroit", "cql", 1.53),
+                                    ("locomotion", "sac_n", 83.52), ("adroit", "bc_10pct", 42.69)):
+        cells = [float(row["mean"]) for (dataset, algorithm), row in paper.items() if algorithm == column and dataset.split("-")[0] in domains[domain]]
+        assert len(cells) == {"locomotion": 9, "maze2d": 3, "antmaze": 6, "adroit": 12}[domain] and np.mean(cells) == pytest.approx(printed, abs=0.011)
 
 
 # Mixtures
@@ -348,6 +373,8 @@ def test_bellman_error_of_a_run(tmp_path, monkeypatch):
     ("iql_table1", [], "algorithms/bc.py --env hopper-medium-v2 --config top-10 --no-standin --seeds 4"),
     ("one_step_table1", ["--updates", 300], "algorithms/one_step.py --env hopper-random-v2 --operator rev_kl --eval-episodes 100 --eval-every 100000 --updates 300 --eval-every 30"),
     ("sql_eql_table1", [], "algorithms/sql_eql.py --env walker2d-medium-replay-v2 --algorithm eql"),
+    ("cql_table", [], "algorithms/cql.py --env hopper-medium-v2 --no-standin --seeds 3"),
+    ("td3_bc_table2", [], "algorithms/td3_bc.py --env hopper-medium-v0 --no-standin --seeds 4"),
     ("xql_table1", [], "algorithms/xql.py --env hopper-medium-v2 --config tuned"),
     ("sql_noisy_data", ["--standin"], "in-random-0.05.standin-"),
     ("sql_noisy_data", ["--robots", "walker2d"], "walker2d-expert-v2-in-random-0.3.npz --eval-env walker2d-expert-v2 --algorithm sql --sql-alpha 2.5"),
