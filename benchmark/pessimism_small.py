@@ -25,7 +25,7 @@ TABLE = Table(
         "bc": Column("bc", BUDGET),
         "td3_bc": Column("td3_bc", BUDGET),
         "cql": Column("cql", f"--num-actions 4 --actor-lr 3e-4 {BUDGET}"),
-        "atac": Column("atac", f"--warm-start 10000 --beta 16 --actor-lr 2e-5 {BUDGET}"),
+        "atac": Column("atac", f"--warm-start 9000 --beta 16 --actor-lr 2e-5 {BUDGET}"),
     })
 
 
