@@ -7,8 +7,8 @@ the game begins, or at the last evaluation before) and the game's: its last eval
 The theory is about the whole game. In a short one, the warm start decides where it begins.
 
 --small is a budget for a CPU: batch 64 (paper: 256), 30,000 updates (1,100,000), 9,000 of them the warm start, two
-seeds and four betas. Its actor is 40 times as fast as the paper's, 2e-5 (5e-7): then 21,000 updates can move a weight
-as far as the paper's million, by about 0.4. benchmark/results/standin/ has what it gave.
+seeds and four betas. Its actor is 40 times as fast as the paper's, 2e-5 (5e-7): 21,000 updates can then move a weight
+by 0.4, the paper's million by 0.5. benchmark/results/standin/ has what it gave.
 
 Run: python benchmark/atac_beta.py [--datasets hopper-medium-replay-v2] [--betas 1 4 16] [--gpus 0] [--dry-run]
      python benchmark/atac_beta.py --small --standin [--data hopper-medium-replay-v2=replay.npz]
