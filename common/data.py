@@ -121,6 +121,8 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     sizes = [column.shape[1] for column in columns[:2]]
     del arrays  # so that no more than it and `rows` are ever in memory
     rows = _side_by_side(columns, keep)
+    if len(rows) > 1 and not np.ptp(rows[:, sizes[0]:sum(sizes)], 0).any():
+        raise InputError(f"{env}: all of its {len(rows):,} actions are the same, so there is no better one to learn")
     with np.errstate(divide="ignore", invalid="ignore"):
         rewards = REWARDS[reward](rows[:, sum(sizes)].astype(np.float64), episodes[:, 0])
     if not np.isfinite(rewards).all():
