@@ -175,7 +175,7 @@ def test_flags(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device cuda cannot be used .*; --device cpu can"):
             Session(Args(out=tmp_path / "out"))
-    with pytest.raises(InputError, match="--algorithms nope: no such file; choose from awac, bc"):
+    with pytest.raises(InputError, match="--algorithms nope: no such file; choose from atac, awac, bc"):
         Session(Args(out=tmp_path / "out", device="cpu", algorithms=("nope",)))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
