@@ -44,7 +44,7 @@ the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss i
 shrinks from 1. entropy is -mean_b log pi(a~|s), and settles at -A. multiplier is m: if it grows for ever, the
 gap cannot be reached. q_smooth and pi_smooth are (10) and (11) without their weights.
 
-Read before: sac_n.py (201 lines of code differ).
+Read before: sac_n.py (199 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -90,25 +90,25 @@ class Args(RunArgs):
     num_perturbations: Size = 20  # CQL-smooth: n
 
 
-_ROBOTS, _MAZE_NAMES = ("halfcheetah", "hopper", "walker2d"), (
-    "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
-_LEVELS = "random", "medium", "medium-replay", "medium-expert", "expert", "full-replay"
+_GYM = [f"{robot}-{level}" for robot in ("halfcheetah", "hopper", "walker2d")
+        for level in ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")]
+_MAZES = "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"
 _MAZE = dict(cql_weight=5.0, actor_lr=1e-4, normalize=False, eval_every=50_000, eval_episodes=100)
 _CORL_MAZE = _MAZE | dict(clip=(-200.0, 1e9), max_q_backup=True, reward="10r-5")
-PAPER = {f"{robot}-{level}-v2": {} for robot in _ROBOTS for level in _LEVELS}  # CORL, configs/offline/cql
+PAPER = {f"{name}-v2": {} for name in _GYM}  # CORL, configs/offline/cql
 PAPER["hopper-medium-v2"] = dict(reward="return_range")
 PAPER |= {f"maze2d-{size}-v1": dict(gap=5.0, eval_episodes=100) for size in ("umaze", "medium", "large")}
 PAPER |= {f"{task}-{level}-v1": dict(cql_weight=1.0, actor_lr=1e-4) for level in ("human", "cloned", "expert")
           for task in ("pen", "door", "hammer", "relocate")}
-PAPER |= {f"antmaze-{maze}-v2": _CORL_MAZE | dict(gap=0.8, critic_layers=(5, 5)) for maze in _MAZE_NAMES}
+PAPER |= {f"antmaze-{maze}-v2": _CORL_MAZE | dict(gap=0.8, critic_layers=(5, 5)) for maze in _MAZES}
 PAPER |= {f"kitchen-{level}-v0": dict(cql_weight=5.0, actor_lr=1e-4)  # our own choice: no source confirms one
           for level in ("complete", "partial", "mixed")}
-AUTHORS = {f"{robot}-{level}-{v}": dict(code="authors", actor_lr=1e-4, normalize=False, bc_updates=40_000)
-           for v in ("v0", "v2") for robot in _ROBOTS for level in _LEVELS}  # their README: w is 5 or 10
+AUTHORS = {f"{name}-{v}": dict(code="authors", actor_lr=1e-4, normalize=False, bc_updates=40_000)
+           for v in ("v0", "v2") for name in _GYM}  # their README: w is 5 or 10
 AUTHORS |= {f"antmaze-{maze}-{v}": _MAZE | dict(code="authors", gap=5.0, bc_updates=40_000, reward="4r-2")
-            for v in ("v0", "v2") for maze in _MAZE_NAMES}
+            for v in ("v0", "v2") for maze in _MAZES}
 YOUNG_GENG = {f"antmaze-{maze}-v2": _CORL_MAZE | dict(code="young-geng", gap=0.2, bc_updates=40_000,
-                                                      updates=1_200_000) for maze in _MAZE_NAMES}  # issue 2
+                                                      updates=1_200_000) for maze in _MAZES}  # its issue 2
 
 
 class Network(nn.Module):
@@ -125,20 +125,19 @@ class Network(nn.Module):
             last, (outputs, inputs) = weight is self.weights[-1], weight.shape
             if start == "orthogonal":
                 nn.init.orthogonal_(weight, head if last else 2**0.5, rng)
-            elif start == "authors":  # code: 1 / sqrt(outputs), where 1 / sqrt(inputs) was meant
-                nn.init.uniform_(weight, *(-head, head) if last else (-(outputs**-0.5), outputs**-0.5), rng)
-                nn.init.uniform_(bias, *(-head, head) if last else (0.1, 0.1), rng)
-            elif last:
+            elif start == "default" and last:
                 nn.init.xavier_uniform_(weight, head, rng)
-            else:  # PyTorch's default
-                nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5, rng)
-                nn.init.uniform_(bias, -(inputs**-0.5), inputs**-0.5, rng)
+            else:  # code: the authors have 1 / sqrt(outputs), where PyTorch has 1 / sqrt(inputs)
+                bound = inputs**-0.5 if start == "default" else head if last else outputs**-0.5
+                nn.init.uniform_(weight, -bound, bound, rng)
+                nn.init.uniform_(bias, *(0.1, 0.1) if start == "authors" and not last else (-bound, bound), rng)
 
     def layers(self, x: Tensor) -> Tensor:
         *hidden, last = zip(self.weights, self.biases)
+        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: in place on a view, ReLU would cost three copies
         for weight, bias in hidden:
             x = nn.functional.linear(x, weight, bias).relu_()
-        return nn.functional.linear(x, *last)
+        return nn.functional.linear(x, *last).unflatten(0, shape)
 
 
 class Actor(Network):
@@ -319,8 +318,7 @@ class CQL:
         batch = self.data.sample(args.batch_size, self.rng)
         policy = self.actor(batch.obs)
         action, log_prob = self.actor.sample(*policy, self.rng)
-        alpha_loss = self.alpha_loss(log_prob)
-        descend(self.alpha_optimizer, alpha_loss)
+        descend(self.alpha_optimizer, self.alpha_loss(log_prob))
         if self.authors:
             alpha = self.log_alpha.detach().exp()  # code: after its step
         actor_loss = self.actor_loss(batch, policy, action, log_prob, alpha)

@@ -98,9 +98,9 @@ def model_free(inputs, batch_size, shapes, noise) -> Inputs:
         if name in scalars:
             weights[name] = np.full(1, scalars[name])
         else:
-            kind = name.split(".")[1]  # a matrix, a bias, or scale and shift of a LayerNorm
-            weights[name] = (kind[0] == "g") + rng.randn(*shape) * (shape[-1] ** -0.5 if "W" in kind else 0.1)
-            if name.startswith("critic") and "W" in kind:
+            layer = name.split(".")[1]  # a matrix, a bias, or scale and shift of a LayerNorm
+            weights[name] = (layer[0] == "g") + rng.randn(*shape) * (shape[-1] ** -0.5 if "W" in layer else 0.1)
+            if name.startswith("critic") and "W" in layer:
                 weights[name] *= inputs.get("critic_gain", 1)
     for k, update in enumerate(noise, 1):
         rng, done = np.random.RandomState(100 + k), np.isin(np.arange(batch_size), [5, 20, 41])

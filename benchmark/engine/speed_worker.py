@@ -65,7 +65,10 @@ def ours(job: dict):
     agents = [agent_class(module)(args, data, seed) for seed in args.seeds]
     facts = {"parameters": size(*(value for value in vars(agents[0]).values() if isinstance(value, nn.Module))),
              "period": period_of(agents[0])}
-    facts["hidden"] = [weight.shape[-1] for weight in agents[0].critics.weights][:-1] if job["peer"] else []
+    if job["peer"]:
+        critics = agents[0].critics
+        first = critics[0] if isinstance(critics, nn.ModuleList) else critics
+        facts["hidden"] = [bias.shape[-1] for bias in first.biases][:-1]
     if mode == "eager":
         facts["flops"] = flops(agents[0].update, facts["period"])
         facts["kernels"] = kernels(agents[0].update, facts["period"]).total()
