@@ -44,7 +44,7 @@ the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss i
 shrinks from 1. entropy is -mean_b log pi(a~|s), and settles at -A. multiplier is m: if it grows for ever, the
 gap cannot be reached. q_smooth and pi_smooth are (10) and (11) without their weights.
 
-Read before: sac_n.py (199 lines of code differ).
+Read before: sac_n.py (202 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -130,11 +130,13 @@ class Network(nn.Module):
             else:  # code: the authors have 1 / sqrt(outputs), where PyTorch has 1 / sqrt(inputs)
                 bound = inputs**-0.5 if start == "default" else head if last else outputs**-0.5
                 nn.init.uniform_(weight, -bound, bound, rng)
-                nn.init.uniform_(bias, *(0.1, 0.1) if start == "authors" and not last else (-bound, bound), rng)
+                nn.init.uniform_(bias, -bound, bound, rng)
+            if start == "authors" and not last:
+                nn.init.constant_(bias, 0.1)
 
     def layers(self, x: Tensor) -> Tensor:
         *hidden, last = zip(self.weights, self.biases)
-        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: in place on a view, ReLU would cost three copies
+        shape, x = x.shape[:-1], x.flatten(0, -2)  # a matrix: ReLU in place on a view costs three copies
         for weight, bias in hidden:
             x = nn.functional.linear(x, weight, bias).relu_()
         return nn.functional.linear(x, *last).unflatten(0, shape)
@@ -162,39 +164,38 @@ class Actor(Network):
 
     def log_prob(self, log_std: Tensor, z: Tensor, noise: Tensor) -> Tensor:
         """log pi of tanh(z), (..., A) -> (...); `noise`: by how many std z is off the mean."""
-        log_slope = 2 * (math.log(2) - z - nn.functional.softplus(-2 * z))  # log(1 - tanh(z)^2), exact
-        surprise = torch.addcmul(log_std, noise, noise, value=0.5) + log_slope
-        return -0.5 * z.shape[-1] * math.log(2 * math.pi) - surprise.sum(-1)
+        surprise = torch.addcmul(log_std, noise, noise, value=0.5)  # log N is -surprise - log(2 pi) / 2
+        # log(1 - tanh(z)^2) = 2 log 2 + 2 z - 4 softplus(2 z) / 2, without cancellation
+        surprise = surprise.add(z, alpha=2).sub(nn.functional.softplus(z, beta=2), alpha=4)
+        return -z.shape[-1] * (0.5 * math.log(2 * math.pi) + 2 * math.log(2)) - surprise.sum(-1)
+
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reparameterised z and the noise in it, each (..., A)."""
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return torch.addcmul(mean, log_std.exp(), noise), noise
 
     def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised action (..., A) and its log probability (...)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        z = torch.addcmul(mean, log_std.exp(), noise)
+        """Action (..., A) and its log probability (...)."""
+        z, noise = self.draw(mean, log_std, rng)
         return torch.tanh(z), self.log_prob(log_std, z, noise)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
 
 
-class Critic(Network):
-    """S + A -> 256 x layers -> 1, ReLU: raw obs (..., S), action (..., A) -> (...)."""
-
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        obs = ((obs - self.obs_mean) / self.obs_scale).expand(*action.shape[:-1], -1)
-        return self.layers(torch.cat([obs, action], -1)).squeeze(-1)
-
-
 class Critics(nn.ModuleList):
-    """Q1 and Q2, one after the other, which is faster on a CPU than both at once: -> (2, ...)."""
+    """Q1 and Q2, S + A -> 256 x depth -> 1, ReLU: raw obs (..., S), action (..., A) -> (2, ...)."""
 
     def __init__(self, depths: tuple[int, int], obs_size: int, action_size: int, mean: Tensor, scale: Tensor,
                  code: str, rng: torch.Generator):
         start = ("authors", 3e-3) if code == "authors" else ("orthogonal", 0.01)
         sizes = ([obs_size + action_size, *[256] * depth, 1] for depth in depths)
-        super().__init__(Critic(size, *start, mean, scale, rng) for size in sizes)
+        super().__init__(Network(size, *start, mean, scale, rng) for size in sizes)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        return torch.stack([critic(obs, action) for critic in self])
+        obs = ((obs - self[0].obs_mean) / self[0].obs_scale).expand(*action.shape[:-1], -1)
+        x = torch.cat([obs, action], -1)  # one critic after the other is faster on a CPU than both at once
+        return torch.stack([critic.layers(x).squeeze(-1) for critic in self])
 
 
 # same as rorl.py
@@ -211,6 +212,11 @@ def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Ten
 def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
+    """Mean and log std of each state, so often that so many actions are drawn: (B, A) -> (B, number, A)."""
+    return tuple(x[:, None].expand(-1, number, -1) for x in policy)
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -246,14 +252,10 @@ class CQL:
     def phase(self) -> bool:  # does the next update clone? (see common/graph.py)
         return self.step < self.args.bc_updates
 
-    def several(self, policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-        """Samples of pi at each state, (B, number, A), and their log probabilities, (B, number)."""
-        return self.actor.sample(*(x[:, None].expand(-1, number, -1) for x in policy), self.rng)
-
     @torch.no_grad()
     def critic_target(self, batch: Batch, next_policy: tuple[Tensor, Tensor]) -> Tensor:
-        actions, _ = self.several(next_policy, 10 if self.args.max_q_backup else 1)
-        q = self.target_critics(batch.next_obs[:, None], actions)  # (2, B, 1) or (2, B, 10)
+        z, _ = self.actor.draw(*several(next_policy, 10 if self.args.max_q_backup else 1), self.rng)
+        q = self.target_critics(batch.next_obs[:, None], torch.tanh(z))  # (2, B, 1) or (2, B, 10)
         # code: the authors take the minimum of two maxima
         next_q = q.max(-1).values.min(0).values if self.authors else q.min(0).values.max(-1).values
         return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
@@ -264,8 +266,8 @@ class CQL:
         shape = len(policy[0]), self.args.num_actions, self.data.action_size
         uniform = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
         density = torch.full(shape[:2], -shape[-1] * math.log(2), device=self.data.device)  # of 0.5^A
-        current, following = (self.several(of, shape[1]) for of in (policy, next_policy))
-        return [torch.cat(parts, 1) for parts in zip((uniform, density), current, following)]  # (2)
+        samples = (self.actor.sample(*several(of, shape[1]), self.rng) for of in (policy, next_policy))
+        return [torch.cat(parts, 1) for parts in zip((uniform, density), *samples)]  # (2)
 
     def conservative(self, q: Tensor, sampled_q: Tensor, log_density: Tensor) -> Tensor:
         """Delta of each critic, (2,), from Qk(s, a) (2, B) and Qk at the proposals (2, B, 3 N)."""
@@ -329,7 +331,7 @@ class CQL:
         actions = torch.cat([batch.action[:, None], actions], 1)  # (B, 1 + 3 N, A)
         q, sampled_q = self.critics(batch.obs[:, None], actions).split([1, actions.shape[1] - 1], -1)
         q = q.squeeze(-1)  # (2, B)
-        td_loss = ((q - target) ** 2).mean(-1)  # (2,)
+        td_loss = nn.functional.mse_loss(q, target.expand_as(q), reduction="none").mean(-1)  # (2,)
         delta = self.conservative(q, sampled_q, log_density)
         critic_loss = (td_loss + self.penalty(delta)).sum()
         q_smooth = pi_smooth = torch.zeros((), device=self.data.device)

@@ -1,8 +1,9 @@
 """RORL, Table 1: ensembles on 15 D4RL datasets, 3,000,000 updates, 4 seeds. Yang et al., arXiv:2206.02829.
 
-The paper trains SAC-10, EDAC-10 and RORL itself and quotes the other columns; PBRL and EDAC are run here too, as their
-own authors do, and CQL with CORL's values, which are not known to be those of the quoted numbers. Last evaluation or
-average of several: the paper does not say. Here the last; a run's result.json has the others. `edac_10` is not EDAC: see algorithms/edac.py.
+The paper trains SAC-10, EDAC-10 and RORL itself and quotes the other columns; PBRL and EDAC are run here too, as
+their own authors do, and CQL with CORL's values, which may not be those behind the quoted numbers. Last evaluation
+or average of several: the paper does not say. Here the last; a run's result.json has the others. `edac_10` is not
+EDAC: see algorithms/edac.py.
 
 Run: python benchmark/rorl_table1.py [--datasets hopper-medium-v2] [--columns rorl] [--gpus 0 1 --jobs 4] [--dry-run]
 """

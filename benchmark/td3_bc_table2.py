@@ -15,8 +15,8 @@ TABLE = Table(
     datasets=tuple(f"{robot}-{level}-v0" for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
                    for robot in ("halfcheetah", "hopper", "walker2d")),
     notes=("The published BC, CQL and Fisher-BRC have a std, as runs of the paper's own have; BRAC-p and AWAC have "
-           "none (AWAC: see awac_table1). The paper's settings of BC and CQL are unverified: our BC has CORL's, our CQL "
-           "those of its authors' README, with w = 10 of its two. The cells of Fisher-BRC sum to 975.2, the paper's "
+           "none (AWAC: see awac_table1). The paper's settings of BC and CQL are unverified: our BC has CORL's, our "
+           "CQL those of its authors' README, with w = 10 of its two. The cells of Fisher-BRC sum to 975.2, the paper's "
            "total is 974.6: one is off by 0.6.",),
     columns={
         "bc": Column("bc"),

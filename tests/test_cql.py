@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from algorithms import cql
-from algorithms.cql import AUTHORS, CQL, PAPER, YOUNG_GENG, Actor, Args, Critics
+from algorithms.cql import AUTHORS, CQL, PAPER, YOUNG_GENG, Actor, Args, Critics, several
 from common import InputError
 from common.args import parse
 from common.sources import D4RL
@@ -178,8 +178,8 @@ def test_the_best_of_ten_actions(code):
     with torch.no_grad():
         torch.testing.assert_close(agent.critic_target(batch, (mean, sharp)), single.critic_target(batch, (mean, sharp)))
         state = agent.rng.get_state()
-        actions, _ = agent.several((mean, wide), 10)
-        q = agent.target_critics(batch.next_obs[:, None], actions)
+        z, _ = agent.actor.draw(*several((mean, wide), 10), agent.rng)
+        q = agent.target_critics(batch.next_obs[:, None], torch.tanh(z))
         agent.rng.set_state(state)
         target = agent.critic_target(batch, (mean, wide))
     assert q.shape == (2, 16, 10)
@@ -192,7 +192,7 @@ def test_many_samples_of_one_row_are_samples_of_many_rows():
     """The network runs once per state: ten draws from its output are draws from ten repeated rows, with the same noise."""
     agent = make_agent()
     obs, state = agent.data.obs[:16], agent.rng.get_state()
-    actions, log_prob = agent.several(agent.actor(obs), 10)
+    actions, log_prob = agent.actor.sample(*several(agent.actor(obs), 10), agent.rng)
     agent.rng.set_state(state)
     mean, log_std = agent.actor(obs.repeat_interleave(10, 0))
     repeated, its = agent.actor.sample(mean.view(16, 10, 3), log_std.view(16, 10, 3), agent.rng)
