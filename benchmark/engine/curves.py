@@ -10,6 +10,9 @@ from benchmark.engine.runs import TIMES, Run, pass_over
 from common import InputError
 from common.files import text_of
 
+FURTHER = {"median_of_last_50": "the median of the last 50 evaluations",
+           "best_of_9": "the best of 9 evaluations, equally spaced after a warm start"}  # not in result.json
+
 
 @dataclass
 class Curve:
@@ -109,3 +112,20 @@ def curve(group: Group) -> Curve | None:
     speeds = [group.runs[seed].speed for seed in rows]
     hours = np.array([1 / speed / 3600 if speed else np.nan for speed in speeds])
     return Curve(np.array(steps), list(rows), values, hours, raw)
+
+
+def further(run: Run, seed: int, score: str) -> float | None:
+    """One of FURTHER, from the normalised scores in eval.csv; None without them.
+
+    best_of_9: where 1/9, 2/9 ... 9/9 of the updates after the warm start are done, or at the last evaluation before.
+    """
+    scores = {step: score for step, (score, _) in sorted(evaluations(run).get(seed, {}).items())}
+    if not scores or None in scores.values():
+        return None
+    if score == "median_of_last_50":
+        return float(np.median(list(scores.values())[-50:]))
+    args, steps = run.config["args"], np.array(list(scores))
+    start = args.get("warm_start", 0)
+    marks = start + (args["updates"] - start) * np.arange(1, 10) / 9
+    before = [steps[(start < steps) & (steps <= mark)] for mark in marks]
+    return max((scores[at[-1]] for at in before if len(at)), default=None)

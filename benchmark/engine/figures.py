@@ -89,8 +89,12 @@ def sweep_figure(panels: dict, x: str, base: str, path: Path) -> None:
             ax.plot(at, mean, "o-", ms=3, lw=1.4, color=colour[name])
             ax.fill_between(at, low, high, color=colour[name], alpha=0.15, lw=0)
         at = sorted(dashed)
-        ax.plot(at, [dashed[key] for key in at], "k--", lw=1, label=base)
-        ax.set_xscale("log")
+        ax.plot(at, [dashed[key] for key in at], "k_--", ms=9, lw=1, label=base)  # a mark: one point has no line
+        above = [key for key in at if key > 0]
+        if above and at[0] == 0:  # left of all others
+            ax.set_xscale("symlog", linthresh=above[0], linscale=0.5)
+        else:
+            ax.set_xscale("log")
         ax.set_xticks(at, [f"{key:g}" for key in at], minor=False)
         ax.set_xticks([], minor=True)
         ax.set_ylabel("normalised score", fontsize=8)

@@ -54,6 +54,7 @@ class Table:
     score: str = "last"
     notes: tuple[str, ...] = ()  # what must be read with it
     own: dict[str, Own] = field(default_factory=dict)  # rows that are files, no D4RL datasets
+    also: dict[str, tuple[str, str]] = field(default_factory=dict)  # {name: (column, further score)} (curves.py)
     best: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {name: columns}: also the best of these in a row
 
 

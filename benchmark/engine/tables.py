@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from benchmark.engine import page
-from benchmark.engine.curves import TIMES, Group
+from benchmark.engine.curves import FURTHER, TIMES, Group, further
 from benchmark.engine.files import whole
 from benchmark.engine.runs import IGNORED, SCORES, digest, flags
 
@@ -39,11 +39,13 @@ def results(grid) -> list[dict]:
     table, rows, paper = grid.table, [], published(grid.table) if grid.paper else {}
     for cell in grid.cells:
         done = {seed: run.result["seeds"].get(str(seed)) for seed, run in sorted(grid.finished(cell).items())}
-        scores = [of[table.score] for of in done.values() if of]
-        quote = paper.get((cell.dataset, table.columns[cell.column].published or cell.column), {})
-        judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
-        data = "file" if cell.own else "standin" if grid.args.standin else "d4rl"
-        rows.append(row(cell.dataset, cell.column, data, quote, judged, scores))
+        scores = {cell.column: [of[table.score] for of in done.values() if of]} | also(grid, cell)
+        for name, ours in scores.items():
+            its = table.columns[name].published if name == cell.column else ""
+            quote = paper.get((cell.dataset, its or name), {})
+            judged = verdict(ours, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
+            data = "file" if cell.own else "standin" if grid.args.standin else "d4rl"
+            rows.append(row(cell.dataset, name, data, quote, judged, ours))
     for name, among in table.best.items():
         for dataset in grid.datasets:
             tried = [row for row in rows if row["dataset"] == dataset and row["algorithm"] in among and row["mean"]]
@@ -53,10 +55,19 @@ def results(grid) -> list[dict]:
     for dataset in grid.datasets if grid.paper else ():
         ours = grid.columns(dataset) if dataset in grid.quoted else {}
         names = {name: column.published or name for name, column in ours.items()}
+        names |= {name: name for name, (column, _) in table.also.items() if column in ours}
         names |= dict(zip(table.quoted, table.quoted))
         quotes = {name: paper.get((dataset, its), {}) for name, its in names.items()}
         rows += [row(dataset, name, "quoted", quote, "quoted" if quote else "") for name, quote in quotes.items()]
     return rows
+
+
+def also(grid, cell) -> dict[str, list[float]]:
+    """Further scores of a cell's finished runs, {name: those of its seeds}."""
+    runs = sorted(grid.finished(cell).items())
+    found = {name: [further(run, seed, score) for seed, run in runs]
+             for name, (column, score) in grid.table.also.items() if column == cell.column}
+    return {name: [score for score in scores if score is not None] for name, scores in found.items()}
 
 
 def row(dataset: str, algorithm: str, data: str, quote: dict, judged: str, scores=()) -> dict[str, str | int]:
@@ -71,13 +82,16 @@ def row(dataset: str, algorithm: str, data: str, quote: dict, judged: str, score
 
 
 def runs(grid) -> list[dict]:
-    """A row per cell and finished seed: all three scores, where they are from and what they cost, in seconds."""
+    """A row per cell and finished seed: all scores, where they are from and what they cost, in seconds."""
     rows = []
     for cell in grid.cells:
         for seed, run in sorted(grid.finished(cell).items()):
             result, config = run.result, run.config
             scores = result["seeds"].get(str(seed), {})  # none without evaluation
             scores = {key: repr(float(scores[key])) if key in scores else "" for key in SCORES}
+            for name, (column, score) in grid.table.also.items():
+                value = further(run, seed, score) if column == cell.column else None
+                scores[name] = "" if value is None else repr(value)
             cost = {key: repr(float(result[key])) if key in result else "" for key in TIMES}
             rows.append({"dataset": cell.dataset, "algorithm": cell.column, "seed": seed, **scores,
                          "updates": result["step"], **cost, "seeds_of_the_run": len(run.seeds), "run": run.folder.name,
@@ -137,6 +151,8 @@ def notes(grid) -> list[str]:
 def how(grid) -> str:
     how = (f"Normalised score, {SCORES[grid.table.score]} of each run, mean ± population std over seeds (how many of "
            "how many).")
+    for name, (column, score) in grid.table.also.items():
+        how += f" {name}: {FURTHER[score]} of {column}'s runs."
     if grid.paper:
         how += " Ours / published, verdict: pass, near, miss or missing (benchmark/engine/tables.py, `verdict`)."
     return how
