@@ -429,7 +429,8 @@ def test_the_ends_of_a_range_can_be_trained_with(module):
         for bound, bracket in zip(interval[1:-1].split(","), (interval[0], interval[-1])):
             if bracket not in "[]" or float(bound) > 2 or flag.name in ("seeds", "stages", "updates"):
                 continue
-            words = [*small, f"--{flag.name}", f"{float(bound):g}", "--updates", "6", "--device", "cpu"]
+            ends = [f"{float(bound):g}"] * (len(flag.default) if isinstance(flag.default, tuple) else 1)
+            words = [*small, f"--{flag.name}", *ends, "--updates", "6", "--device", "cpu"]
             agent = agent_class(module)(parse(module.Args, {}, words), make_data(), 0)
             for _ in range(6):
                 log = {name: float(value.detach()) for name, value in agent.update().items()}
