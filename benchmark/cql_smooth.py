@@ -60,9 +60,9 @@ class Args(grid.Args):
     beta_q: Annotated[float | None, within("[0, inf)")] = None  # CQL-smooth's weight of (10); default: 0.01, small 1
     beta_pi: Annotated[float | None, within("[0, inf)")] = None  # CQL-smooth's weight of (11); default: 0.1, small 3
     step: tuple[Literal["scaled", "authors"], ...] = ("scaled",)  # as in attacks.py, where all attacks are
-    eps: Annotated[tuple[float, ...], within("[0, inf)")] = (0.0, 0.05, 0.1, 0.2)  # the attacks' radii
+    eps: Annotated[tuple[float, ...], within("[0, inf)")] = (0.0, 0.05, 0.1, 0.2, 0.3)  # the attacks' radii
     episodes: Annotated[int, within("[1, 1e4]")] = 10  # per agent, attack and radius
-    around: Positive = 0.3  # half a side of the plane, in std of the observations
+    around: Positive = 1.0  # half a side of the plane, in std of the observations
     device: str = "auto"  # where candidates of attacks are scored
 
 
