@@ -144,7 +144,7 @@ def test_split_of_a_raw_file(tmp_path, capsys):
     obs, timeouts = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32), np.zeros(2000, bool)
     obs[:, 0], timeouts[[999, 1999]] = np.arange(2000), True
     rewards = np.where(np.arange(2000) == 1000, 1.0, 0.0)  # the second episode is better, and CORL's first window
-    np.savez(tmp_path / "two.npz", observations=obs, actions=np.zeros((2000, 2)), rewards=rewards, terminals=np.zeros(2000, bool),
+    np.savez(tmp_path / "two.npz", observations=obs, actions=np.tanh(obs[:, 1:]), rewards=rewards, terminals=np.zeros(2000, bool),
              timeouts=timeouts)
     data = load_dataset(str(tmp_path / "two.npz"))
     whole = best(data, 1.0, 1.0, False)

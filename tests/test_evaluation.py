@@ -64,7 +64,7 @@ def minari_line(monkeypatch):
         spec = f"{name.partition('/')[2].title().replace('-V', 'Line-v')}"
         if env:
             gymnasium.register(spec, f"{__name__}:Line", max_episode_steps=steps, kwargs=kwargs)
-        episode = EpisodeBuffer(id=0, observations=np.zeros((5, 11), np.float32), actions=np.zeros((4, 3), np.float32), rewards=np.zeros(4),
+        episode = EpisodeBuffer(id=0, observations=np.zeros((5, 11), np.float32), actions=np.eye(4, 3, dtype=np.float32), rewards=np.zeros(4),
                                 terminations=np.zeros(4, bool), truncations=np.arange(4) == 3)
         spaces = {} if env else {"observation_space": Line.observation_space, "action_space": Line.action_space}
         minari.create_dataset_from_buffers(name, [episode], env=gymnasium.make(spec).spec if env else None, **spaces)
