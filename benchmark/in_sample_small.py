@@ -33,9 +33,8 @@ TABLE = Table(
     })
 
 
-
-def main():
-    this = grid.make(TABLE, sys.argv[1:])
+def main(table: Table):
+    this = grid.make(table, sys.argv[1:])
     if this.args.dry_run:
         return this.plan()
     grid.train(this)
@@ -48,4 +47,4 @@ def main():
 
 if __name__ == "__main__":
     with friendly():
-        main()
+        main(TABLE)

@@ -9,14 +9,10 @@ replay buffers of one's own. benchmark/results/standin/ has what it gave.
 Run: python benchmark/pessimism_small.py --standin [--data hopper-medium-replay-v2=replay.npz] [--dry-run]
 """
 
-import sys
-
-from benchmark.engine import grid, tables
-from benchmark.engine.figures import colours, curve_figure
 from benchmark.engine.grid import Column, Table
+from benchmark.in_sample_small import BUDGET, main
 from common import friendly
 
-BUDGET = "--updates 30000 --batch-size 64 --eval-every 3000"
 TABLE = Table(
     name="pessimism_small", title="Pessimistic critics at a small budget", seeds=(0, 1),
     datasets=tuple(f"{robot}-{level}-v2" for robot in ("hopper", "halfcheetah")
@@ -31,19 +27,6 @@ TABLE = Table(
         "atac": Column("atac", f"--warm-start 9000 --beta 16 --actor-lr 2e-5 {BUDGET}"),
     })
 
-
-def main():
-    this = grid.make(TABLE, sys.argv[1:])
-    if this.args.dry_run:
-        return this.plan()
-    grid.train(this)
-    groups, path = tables.groups(this), this.args.out / f"{tables.stem(this)}.curves.png"
-    if any(group.curve for group in groups):
-        curve_figure(groups, colours(group.algorithm for group in groups), path)
-        print(f"figure: {path}")
-    grid.finish(this)
-
-
 if __name__ == "__main__":
     with friendly():
-        main()
+        main(TABLE)

@@ -399,7 +399,7 @@ def test_small_budget_gives_a_table_and_curves(tmp_path, monkeypatch, capsys):
     name = "hopper-medium-replay-v2"
     monkeypatch.setattr("sys.argv", ["in_sample_small", "--columns", "bc", "--datasets", name, "--data", f"{name}={tmp_path / 'mine.npz'}", "--updates", "4",
                                      "--seeds", "3", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--", "--eval-episodes", "1"])
-    in_sample_small.main()
+    in_sample_small.main(in_sample_small.TABLE)
     stem = next((tmp_path / "out").glob("in_sample_small.data.changed.part.*.md")).stem
     text = (tmp_path / f"out/{stem}.md").read_text()
     assert f"{name} is mine.npz" in text and str(tmp_path) not in text and "30,000 updates or as told" in text and " / " not in text
