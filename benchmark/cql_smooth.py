@@ -251,14 +251,7 @@ def main():
     if models.args.dry_run:
         return models.plan()
     grid.train(models)
-    agents = {}
-    for cell in models.cells:  # one agent a column, its runs on all datasets
-        done = models.finished(cell)
-        runs = {run.folder: run for run in done.values()}
-        agents.setdefault(cell.column, []).extend((run, [s for s in done if done[s] is run]) for run in runs.values())
-    agents = {name: runs for name, runs in agents.items() if runs}
-    if not agents:
-        raise InputError("no model is trained, there is nothing to attack; see above")
+    agents = models.agents()  # one a column
     how = attacks.Args((), step=args.step, eps=args.eps, episodes=args.episodes, device=args.device, out=args.out)
     name = tables.stem(models)
     flags, usual = ([of.step, of.eps, of.episodes, of.around] for of in (args, Args))

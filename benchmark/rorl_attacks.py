@@ -18,7 +18,7 @@ from benchmark import attacks
 from benchmark.engine import grid, tables
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.runs import digest
-from common import InputError, friendly
+from common import friendly
 from common.args import usable_device, within
 
 BASELINES = {"sac_10": Column("sac_n", "--config sac-10"), "edac_10": Column("edac", "--config edac-10")}
@@ -61,14 +61,7 @@ def main():
     if args.dry_run:
         return models.plan()
     grid.train(models)
-    agents = {}
-    for cell in models.cells:  # one agent a column, its runs on all datasets
-        done = models.finished(cell)
-        runs = {run.folder: run for run in done.values()}
-        agents.setdefault(cell.column, []).extend((run, [s for s in done if done[s] is run]) for run in runs.values())
-    agents = {name: runs for name, runs in agents.items() if runs}
-    if not agents:
-        raise InputError("no model is trained, there is nothing to attack; see above")
+    agents = models.agents()  # one a column
     how = attacks.Args((), step=args.step, eps=args.eps, episodes=args.episodes, device=args.device, out=args.out)
     name = f"{tables.stem(models)}.attacked"
     if (flags := (how.step, how.eps, how.episodes)) != (Args.step, Args.eps, Args.episodes):

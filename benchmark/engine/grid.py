@@ -154,6 +154,18 @@ class Grid:
         """{seed: its newest finished run}"""
         return {seed: run for run in self.found[cell] if run.result for seed in run.seeds if seed in self.seeds}
 
+    def agents(self) -> dict[str, list[tuple[Run, list[int]]]]:
+        """{column: its finished runs on all datasets, each with the seeds to take of it}. InputError: none at all."""
+        agents = {}
+        for cell in self.cells:
+            done = self.finished(cell)
+            runs = {run.folder: run for run in done.values()}
+            agents.setdefault(cell.column, []).extend((run, [s for s in done if done[s] is run]) for run in runs.values())
+        agents = {name: runs for name, runs in agents.items() if runs}
+        if not agents:
+            raise InputError("no model is trained, there is nothing to attack; see above")
+        return agents
+
     def jobs(self, together: bool) -> list[Job]:
         """What is to be started: unfinished runs with a seed that is wanted, then seeds that no run has, one of every
         cell before another of any.
