@@ -160,7 +160,8 @@ class Grid:
         for cell in self.cells:
             done = self.finished(cell)
             runs = {run.folder: run for run in done.values()}
-            agents.setdefault(cell.column, []).extend((run, [s for s in done if done[s] is run]) for run in runs.values())
+            taken = [(run, [seed for seed in done if done[seed] is run]) for run in runs.values()]
+            agents.setdefault(cell.column, []).extend(taken)
         agents = {name: runs for name, runs in agents.items() if runs}
         if not agents:
             raise InputError("no model is trained, there is nothing to attack; see above")
