@@ -164,7 +164,10 @@ def test_from_nothing_to_the_figures(words, tmp_path):
     assert "our own reconstruction" in out and "Q around states of the data" in out
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
     assert run_script(SCRIPT, *words, *TINY)[0] == 0 and len(find_runs(tmp_path / "runs")) == 2  # nothing twice
-    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")} == before
+    same = {path for path in before if path.read_bytes() == before[path]}
+    assert set(before) - same <= {names[f"{stem}.#.plane.csv"]}  # what is computed anew may differ in its last digits
+    for row, old in zip(rows_of(names[f"{stem}.#.plane.csv"]), planes, strict=True):
+        assert all(float(row[name]) == pytest.approx(float(old[name]), rel=1e-3) for name in ("q", "q_std", "range", "roughness"))
 
 
 def test_the_figures_show_what_was_found(tmp_path):
