@@ -29,29 +29,33 @@ from benchmark.engine.figures import colours, curve_figure, sweep_figure
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.jobs import Cell
+from benchmark.in_sample_small import BUDGET
 from common import InputError, friendly
 from common.args import within
 from common.data import load_dataset
 from common.evaluation import normalized_score
 
-TITLE = "ATAC: score against beta"
+TITLE = "ATAC: score against beta"  # beta weighs the Bellman error in the critics' loss
 BETAS, FEW = (0, 1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64, 256), (0, 1, 16, 256)
-SMALL = "--warm-start 9000 --actor-lr 2e-5 --updates 30000 --batch-size 64 --eval-every 3000"
+SMALL = f"--warm-start 9000 --actor-lr 2e-5 {BUDGET}"
 DATASETS = tuple(f"{robot}-{level}-v2" for robot in ("hopper", "halfcheetah", "walker2d")
                  for level in ("medium-replay", "medium", "medium-expert", "random"))
-SCORES = {"last": "last", "game": "mean of the game's last 10", "warm_start": "warm start", "data": "data"}
+SCORES = {"last": "last", "game": "mean of the game (its last 10)", "warm_start": "warm start", "data": "data"}
 
 
 @dataclass
 class Args(grid.Args):
     small: bool = False  # a budget for a CPU
-    betas: Annotated[tuple[float, ...], within("[0, 1e6]")] = ()  # default: 0 and powers of 4; small: four of them
+    betas: Annotated[tuple[float, ...], within("[0, 1e6]")] = ()  # default: 0, 1/64 to 256; small: 0 1 16 256
 
 
 def table(args: Args) -> Table:
     """A column a beta. InputError: no such dataset."""
     if unknown := [name for name in args.datasets if name not in DATASETS]:
         raise InputError(f"--datasets {unknown[0]}: not in atac_beta; choose from {', '.join(DATASETS)}")
+    start = 9_000 if args.small else 100_000
+    if args.updates and args.updates <= start and "--warm-start" not in sys.argv:
+        raise InputError(f"--updates {args.updates}: the game begins after {start:,}; give more, or -- --warm-start N")
     betas = sorted(set(args.betas or (FEW if args.small else BETAS)))
     name = "atac_beta" + ".small" * args.small + f".{'-'.join(map(spelt, betas))}" * bool(args.betas)
     notes = (f"Not the paper's budget: {SMALL}.",) if args.small else ()

@@ -1,4 +1,4 @@
-"""ATAC's game solved exactly on a grid: its policy is neither the data's nor the best for any one hypothesis.
+"""ATAC's game solved exactly on a grid: neither the data's policy nor the best one for a hypothesis that fits them.
 
 ATAC: Adversarially Trained Actor Critic for Offline Reinforcement Learning. Cheng, Xie, Jiang and Agarwal,
 ICML 2022, arXiv:2202.02446. The game is the paper's, for horizon 1 and one state; the numbers are ours.
@@ -21,7 +21,10 @@ or B answers, the worse of them is at most q/4 and at most 25 beta - q, hence at
 leader loses. So the leader goes to q = 20 beta with an even division, where A, B and D are all answers in (3).
 Such a tie goes to the leader here, as "in" allows. Were D the answer at the tie, (4) would have no maximum: q just
 below 20 beta earns nearly 5 beta, q itself loses. The least of L + beta E has no such trouble. It is never below
-the leader's L, and at pi^ they are equal, since A has E = 0: the same pi^ maximises both.
+the leader's L, at most 5 beta and at most 1/4 by the same bounds, and pi^ reaches that: it maximises both.
+
+At beta 0, pi^ is mu. Beyond, it is neither mu nor the best policy for A or for B, the two that fit the data: those
+risk 1/2. (Under C, which decides nowhere, all policies between actions 1 and 2 are equally good.)
 
 No harm at any beta: L(mu, f) = 0 for every f, so the value is at least 0. If E(f) = 0, (3) says L(pi^, f) >=
 L(pi^, f^pi) + beta E(f^pi) >= 0: pi^ improves on mu under every consistent f. Absolute pessimism has no such
@@ -30,7 +33,8 @@ all actions near -5. While beta is small it makes every policy look bad in (6), 
 where LOW is least bad. B, which may be the truth, says that this loses 1/2. In (1) LOW never decides, since it
 says that no policy loses, and (5) stays.
 
-All is computed with fractions, so a tie is a tie. A grid whose --steps is a multiple of 20 holds every solution.
+All is computed with fractions, so a tie is a tie. Where --steps is a multiple of 20, the grid holds all
+solutions that are printed or drawn.
 
 Run: python benchmark/atac_game.py
 """

@@ -2,9 +2,9 @@
 
 ATAC has three scores here: `atac` is the last evaluation, `atac_median` the median of the last 50 (what the authors'
 script reports), and `atac_best` the best of 9 checkpoints, equally spaced over the game. Published are the last one,
-eight cells of it, from a secondary site, and ATAC*, the paper's best of a few checkpoints. Nine of them, ten seeds, and
-every 10 episodes are unverified (the authors' script plays 5, every 2,000 updates; here 10, every 5,000). beta was
-tuned per dataset, and two values are known (algorithms/atac.py); `-- --beta 4` is another table.
+eight cells of it, from a secondary site, and ATAC*, the paper's best of a few checkpoints. That these were nine, and
+the seeds ten, is unverified (the authors' script plays 5 episodes every 2,000 updates; here 10 every 5,000). beta was
+tuned per dataset, and no source has the table's values (algorithms/atac.py); `-- --beta 4` is another table.
 
 The table mixes versions of the data. ATAC, behaviour and IQL on Gym are of v2; CQL, COMBO, TD3+BC and BC are copied
 from papers on v0. The latter are quoted as `NAME_v0`, and ours of these names, on v2, have no published cell beside

@@ -1,4 +1,4 @@
-"""CQL and CQL-smooth under attack: a first lecture's example of robustness and its price. No paper has this table.
+"""CQL and CQL-smooth under attack: a first lecture's example of robustness and its price. No paper's table.
 
 The lecture says that CQL is fragile when somebody adds noise to the observations, that CQL with smoothing is less so,
 and that robustness has to be traded against conservatism. It gives neither a formula nor a number, so CQL-SMOOTH IS OUR
@@ -7,15 +7,16 @@ script trains or finds CQL and CQL-smooth at several radii, attacks all of them 
 
 - `.scores.png`: the clean score, and the worst score over all attacks at each radius, of every model side by side.
 - `.plane.png`: how Q(s + delta, a) differs from Q(s, a) around one state s of the data, with its action a.
-  delta = sigma (x u + y v); sigma is the std of the data's observations. u is the direction in which this model's Q is
-  steepest at s, v is a random direction at a right angle to u, the same one for every model but for that angle. Q is
-  the mean of both critics. The state is the one where the first model's range is the median of 200 states of the data.
+  delta = sigma (x u + y v); sigma is the std of the data's observations, x and y are within --around. u is the
+  direction in which this model's Q is steepest at s, v a random direction, drawn once for all models and then made
+  perpendicular to u. Q is the mean of both critics. The state is the one where the first model's range is the median of
+  200 states of the data.
 - `.plane.csv`, printed too, means over these 200 states. range: largest minus smallest Q in the plane. roughness: what
   the best linear function of x and y leaves of Q there, root mean square. Both have Q's own unit, so they are given in
   units of Q's std over the 200 states as well. action: how far the action goes from act(s), at most, in the plane.
 
 Paper size: three datasets, the paper's CQL, a million updates, 4 seeds, --smooth-eps 0.005 0.01 0.05. --small is for a
-CPU: hopper-medium-replay, one seed, CQL as benchmark/pessimism_small.py has it (which finds the same run), n = 4, and
+CPU: hopper-medium-replay, one seed, CQL as benchmark/pessimism_small.py has it (which finds the same run), M = 4, and
 larger radii and weights. Why these weights: benchmark/results/standin/README.md.
 
 Run: python benchmark/cql_smooth.py [--datasets hopper-medium-v2] [--gpus 0] [--dry-run]
@@ -56,7 +57,7 @@ SMALL = (0.05, 0.1), 1.0, 3.0
 @dataclass
 class Args(grid.Args):
     small: bool = False  # one small model each, for a CPU
-    smooth_eps: Annotated[tuple[float, ...], within("(0, inf)")] = ()  # CQL-smooth's radii; default: see above
+    smooth_eps: Annotated[tuple[float, ...], within("(0, inf)")] = ()  # radii; default: .005 .01 .05, small .05 .1
     beta_q: Annotated[float | None, within("[0, inf)")] = None  # CQL-smooth's weight of (10); default: 0.01, small 1
     beta_pi: Annotated[float | None, within("[0, inf)")] = None  # CQL-smooth's weight of (11); default: 0.1, small 3
     step: tuple[Literal["scaled", "authors"], ...] = ("scaled",)  # as in attacks.py, where all attacks are

@@ -106,6 +106,7 @@ def test_neither_the_data_nor_the_best_for_one_hypothesis():
     assert gains[:, :2].min(1).tolist() == [0, -0.5, -0.5]
     best = solve(GRID, F, 1)[0][0]
     assert improvement(best, values(F))[:2].tolist() == [0.25, 0.25] and max(best) < 1
+    assert (best @ np.array(F["A"]), best @ np.array(F["B"])) < (max(F["A"]), max(F["B"]))
 
 
 def test_absolute_pessimism_loses_to_the_data():

@@ -117,15 +117,17 @@ def curve(group: Group) -> Curve | None:
 def further(run: Run, seed: int, score: str) -> float | None:
     """One of FURTHER, from the normalised scores in eval.csv; None without them.
 
+    median_of_last_50: of the evaluations after the warm start.
     best_of_9: where 1/9, 2/9 ... 9/9 of the updates after the warm start are done, or at the last evaluation before.
     """
     scores = {step: score for step, (score, _) in sorted(evaluations(run).get(seed, {}).items())}
     if not scores or None in scores.values():
         return None
-    if score == "median_of_last_50":
-        return float(np.median(list(scores.values())[-50:]))
     args, steps = run.config["args"], np.array(list(scores))
     start = args.get("warm_start", 0)
+    if score == "median_of_last_50":
+        game = [value for step, value in scores.items() if step > start]
+        return float(np.median(game[-50:])) if game else None
     marks = start + (args["updates"] - start) * np.arange(1, 10) / 9
     before = [steps[(start < steps) & (steps <= mark)] for mark in marks]
     return max((scores[at[-1]] for at in before if len(at)), default=None)
