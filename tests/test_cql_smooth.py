@@ -165,7 +165,7 @@ def test_from_nothing_to_the_figures(words, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
     assert run_script(SCRIPT, *words, *TINY)[0] == 0 and len(find_runs(tmp_path / "runs")) == 2  # nothing twice
     same = {path for path in before if path.read_bytes() == before[path]}
-    assert set(before) - same <= {names[f"{stem}.#.plane.csv"]}  # what is computed anew may differ in its last digits
+    assert set(before) - same <= {names[f"{stem}.#.plane.csv"]}  # it was seen to differ, twice and on a busy machine; why is not known
     for row, old in zip(rows_of(names[f"{stem}.#.plane.csv"]), planes, strict=True):
         assert all(float(row[name]) == pytest.approx(float(old[name]), rel=1e-3) for name in ("q", "q_std", "range", "roughness"))
 
