@@ -5,6 +5,7 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
+from types import FunctionType
 
 import torch
 
@@ -123,14 +124,15 @@ def check_fit(saved: dict, config: dict) -> None:
 def snapshot(agent, saved: dict | None = None) -> dict:
     """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back.
 
-    Any other attribute but arguments, data, strings and devices is a TypeError: better than a resume that forgets it.
+    Any other attribute but arguments, data, strings, devices and functions is a TypeError: better than a resume that
+    forgets it.
     ValueError: what is to be put back has other attributes or shapes.
     """
     state = {}
     if saved is not None and (odd := set(saved) ^ set(snapshot(agent))):
         raise ValueError(f"{type(agent).__name__} and the checkpoint do not both have {', '.join(sorted(odd))}")
     for name, value in list(vars(agent).items()):
-        if name in ("args", "data") or value is None or isinstance(value, (str, torch.device)):
+        if name in ("args", "data") or value is None or isinstance(value, (str, torch.device, FunctionType)):
             continue
         if hasattr(value, "state_dict"):
             get, put = value.state_dict, value.load_state_dict

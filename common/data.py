@@ -51,20 +51,21 @@ class Dataset:
 
     def __post_init__(self):
         self.device = self.rows.device
-        self.obs, self.action, self.reward, self.next_obs, self.done = self._split(self.rows)
+        self.obs, self.action, self.reward, self.next_obs, self.done = self.split(self.rows)
         parts = self.obs.tensor_split(max(1, self.obs_size // 2), 1)  # two or three columns: float64 is large
         std, mean = map(torch.cat, zip(*(torch.std_mean(part.cpu().double(), 0, correction=0) for part in parts)))
         self.obs_mean, self.obs_std = mean.float().to(self.device), std.float().to(self.device)
         self.standin = self.source["kind"] == "standin"
 
-    def _split(self, rows) -> Batch:
+    def split(self, rows: Tensor) -> Batch:
+        """Views of rows (..., 2 S + A + 2) as a batch."""
         s, a = self.obs_size, self.action_size
-        return Batch(rows[:, :s], rows[:, s:s + a], rows[:, s + a], rows[:, s + a + 1:-1], rows[:, -1])
+        return Batch(rows[..., :s], rows[..., s:s + a], rows[..., s + a], rows[..., s + a + 1:-1], rows[..., -1])
 
     def sample(self, batch_size: int, rng: torch.Generator) -> Batch:
         """Uniform with replacement; `rng` lives on the dataset's device, so nothing waits for the host."""
         index = torch.randint(len(self.rows), (batch_size,), generator=rng, device=self.device)
-        return self._split(self.rows[index])
+        return self.split(self.rows[index])
 
     @cached_property
     def next_action(self) -> Tensor:
@@ -83,7 +84,7 @@ class Dataset:
         """As `sample`, of `followed` rows, and the next action (B, A), which means nothing at a true end."""
         index = torch.randint(len(self.followed), (batch_size,), generator=rng, device=self.device)
         index = self.followed[index]
-        return self._split(self.rows[index]), self.next_action[index]
+        return self.split(self.rows[index]), self.next_action[index]
 
     def subset(self, index: Tensor) -> "Dataset":
         """Some rows (M,) int64, ascending, as a dataset with statistics of its own.

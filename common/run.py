@@ -99,7 +99,7 @@ class Run:
                              f"it out: --resume {self.folder}") from None
 
     @contextlib.contextmanager
-    def _stoppable(self):
+    def stoppable(self):
         """Ctrl-C and SIGTERM, as often as they come, only set `stop` meanwhile: nothing is left half done."""
         numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread() else ()
         handlers = {number: signal.signal(number, lambda *_: setattr(self, "stop", 1)) for number in numbers}
@@ -113,7 +113,7 @@ class Run:
         """Yield the numbers of the updates still to do; save now and then, at the end, and on Ctrl-C or SIGTERM."""
         self.bar = tqdm(total=updates, initial=self.step, unit="update", disable=not sys.stderr.isatty())
         saved, begin = time.monotonic(), time.monotonic() - self.seconds
-        with self._stoppable():
+        with self.stoppable():
             try:
                 while self.step < updates:
                     yield self.step + 1
@@ -124,18 +124,18 @@ class Run:
                         self.save()
                         saved = now
                     if self.stop:
-                        raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self._command()}")
+                        raise KeyboardInterrupt(f"stopped at update {self.step:,}; continue with {self.command()}")
             finally:
                 self.bar.close()
                 if self.stop or self.step < updates:
-                    self._close()
+                    self.close()
 
-    def _close(self):
+    def close(self):
         self.lock = self.lock and os.close(self.lock)
         if self.evaluator:
             self.evaluator.close()
 
-    def _command(self):
+    def command(self):
         return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
 
     def due(self, step: int) -> bool:
@@ -171,7 +171,7 @@ class Run:
         except RunError as error:
             self.step = step
             self.save()
-            raise RunError(f"{error}. Training is saved at update {step:,}; continue with {self._command()}") from error
+            raise RunError(f"{error}. Training is saved at update {step:,}; continue with {self.command()}") from error
 
     def _score(self, step, seed, returns, lengths):
         mean, score = returns.mean(), normalized_score(self.task, returns.mean())
@@ -206,7 +206,7 @@ class Run:
 
     def report(self) -> None:
         """Wait for the last evaluations; print last, mean of last 10 and best of every seed; write result.json."""
-        with self._stoppable():
+        with self.stoppable():
             self._report()
         if self.stop:
             raise KeyboardInterrupt(f"stopped when all was done; files in {self.folder}")
@@ -215,8 +215,8 @@ class Run:
         self.evaluate(self.step, last=True)
         self.save()
         if self.evaluator and self.evaluator.waiting:
-            self._close()
-            raise KeyboardInterrupt(f"evaluation is not finished; continue with {self._command()}")
+            self.close()
+            raise KeyboardInterrupt(f"evaluation is not finished; continue with {self.command()}")
         self._write_tables()
         unit = "return (no reference scores)" if normalized_score(self.task, 0.0) is None else "normalised score"
         seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}
@@ -226,7 +226,7 @@ class Run:
         if self.evaluator:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
                        "evaluation_after": self.evaluator.after}
-        self._close()
+        self.close()
         with whole(self.folder / "result.json") as file:
             file.write(json.dumps(result, indent=1).encode())
         if seeds:

@@ -43,7 +43,7 @@ def constant_data(labels):
     data.obs[:] = torch.eye(4)[0]
     data.action[:, 0] = torch.tensor(labels)
     data.obs_mean, data.obs_std = torch.zeros(4), torch.ones(4)
-    data.sample = lambda size, rng: data._split(data.rows)
+    data.sample = lambda size, rng: data.split(data.rows)
     return data
 
 

@@ -304,7 +304,7 @@ def test_resume_that_does_not_fit(damage, flags, match, tmp_path):
 
 def resumed(run, **flags):
     """A Run that continues another, whose process has ended."""
-    run._close()
+    run.close()
     args = replace(run.args, resume=run.folder, **flags)
     agents = [td3_bc.TD3BC(args, load_dataset(args.env), seed) for seed in args.seeds]
     return Run(args, agents), agents
@@ -441,7 +441,7 @@ def test_a_physics_that_no_run_writes_is_refused(its, half_done):
 def test_what_may_change_on_resume(half_done, tmp_path):
     run, agents = resumed(half_done, save_seconds=5.0, runs=tmp_path / "elsewhere")
     assert run.step == 2
-    run._close()
+    run.close()
 
 
 def agent_lacks(state):
@@ -630,7 +630,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     run, agents = make_run(tmp_path)
     run.log(1, [agents[0].update()])
     whole = finished_run(tmp_path / "other") if (tmp_path / "other").mkdir() is None else None
-    run._close()  # as the end of its process does
+    run.close()  # as the end of its process does
     code, _, err = run_script(SCRIPT, "--resume", run.folder)
     assert code == 0, err
     assert (run.folder / "log.csv").read_bytes() == (whole.folder / "log.csv").read_bytes()
@@ -716,7 +716,7 @@ def test_a_dead_worker_is_one_clear_error_and_training_is_saved(tmp_path):
     with pytest.raises(RunError, match="worker died .*; see --eval-workers 0. Training is saved at update [234]; continue with python"):
         train(run, agents)
         run.evaluate(4, last=True)  # waits for it
-    run._close()
+    run.close()
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)
     code, out, err = run_script(SCRIPT, "--resume", run.folder, "--eval-workers", 0)
     assert code == 0, err
@@ -786,7 +786,7 @@ def test_ctrl_c_while_waiting_for_the_last_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(run.evaluator, "finished", interrupted)
     with pytest.raises(KeyboardInterrupt, match="evaluation is not finished; continue with python .*--resume"):
         run.report()
-    run._close()
+    run.close()
     code, out, err = run_script(SCRIPT, "--resume", run.folder)
     assert code == 0 and "resumed at update 4" in out, err
     assert [line.split(",")[0] for line in (run.folder / "eval.csv").read_text().splitlines()] == ["step", "2", "4"]

@@ -1,0 +1,172 @@
+"""What agents learn before their first update: epoch by epoch, kept for other runs, continued where it was killed.
+
+A model depends on the data, the seed and its preset, not on the penalty or the horizon that a sweep changes. So it is
+kept in the cache ($SOLO_CACHE, else ~/.cache/solo) under a name made of all that it depends on, and no other is found.
+"""
+
+import contextlib
+import csv
+import hashlib
+import inspect
+import io
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from tqdm import tqdm
+
+from common import InputError, RunError, lock
+from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole
+from common.graph import side_by_side
+from common.sources import cache_file
+
+VERSION = 1  # of common/dynamics.py: one more where the same data and seed give another model than before
+
+
+def pretrain(run, makers: list) -> None:
+    """Train one thing after another; nothing, where a resumed run's checkpoint has them already.
+
+    `makers`: for each of the run's seeds a function that makes what common/dynamics.py's `Fit` is: `name`, of its log;
+    `kept`, the names of its attributes that others use afterwards; `args`, a dataclass of its settings; `data`;
+    `update`, `step` and `phase` as agents have them; `steps` of an epoch; `end_epoch()`, rows of the log; `done`;
+    `status()`; `finish()`, a line about the result. The log is NAME.csv in the run's folder.
+    RunError: a number of the log is not finite. InputError: a kept file that is broken. KeyboardInterrupt: stopped.
+    """
+    if run.step:
+        return
+    with run.stoppable():
+        try:
+            lines = []
+            for seed, make in zip(run.args.seeds, makers):
+                lines += Pretraining(run, seed, make(), lines).run_all()
+        except BaseException:
+            run.close()
+            raise
+
+
+class Pretraining:
+    def __init__(self, run, seed: int, fit, lines: list[str]):
+        self.run, self.seed, self.fit = run, seed, fit
+        self.before, self.lines = lines, []  # of the log: of other seeds, of this one
+        self.key = _key(fit, seed)
+        self.path = cache_file(f"{fit.name}-{self.key[:32]}.pt")
+
+    def run_all(self) -> list[str]:
+        """The fit's kept attributes are trained, and these are its lines of the log."""
+        with self._alone():
+            state = self._restored()
+            if not state["done"]:
+                self._train()
+                state = {"told": self.fit.finish(), "epoch": self.fit.epoch}
+                self._save(state | {"done": True}, self._kept())
+        self._write_log()
+        print(f"{self.fit.name}, seed {self.seed}: {state['epoch']} epochs, {state['told']}", flush=True)
+        return self.lines
+
+    def _kept(self):
+        return SimpleNamespace(**{name: getattr(self.fit, name) for name in self.fit.kept})
+
+    def _train(self):
+        fit, run, saved = self.fit, self.run, time.monotonic()
+        advance = side_by_side([fit])
+        with tqdm(total=fit.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+            while not fit.done:
+                bar.set_description(f"{fit.name}, seed {self.seed}, epoch {fit.epoch}")
+                advance(log=False)
+                bar.update()
+                if fit.step % fit.steps == 0:
+                    self._log(fit.end_epoch())
+                    bar.reset()
+                    bar.set_postfix_str(fit.status())
+                if run.stop or time.monotonic() - saved >= run.args.save_seconds:
+                    self._save({"done": False})
+                    saved = time.monotonic()
+                if run.stop:
+                    raise KeyboardInterrupt(f"stopped in epoch {fit.epoch} of the {fit.name}; continue with "
+                                            f"{run.command()}")
+
+    def _log(self, rows):
+        for row in rows:
+            line = io.StringIO()
+            writer = csv.writer(line, lineterminator="\n")
+            if not self.before + self.lines:
+                writer.writerow(["seed", *row])
+            writer.writerow([self.seed, *map(repr, row.values())])
+            self.lines.append(line.getvalue())
+        self._write_log()
+        if bad := [key for row in rows for key, value in row.items() if not np.isfinite(value)]:
+            raise RunError(f"diverged: {bad[0]} of the {self.fit.name} is not finite, epoch {self.fit.epoch - 1}, seed "
+                           f"{self.seed}; see {self.run.folder}")
+
+    def _write_log(self):
+        with whole(self.run.folder / f"{self.fit.name}.csv") as file:
+            file.write("".join(self.before + self.lines).encode())
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """While another process trains the same, wait; without a cache, go on alone."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            place = Path(f"{self.path}.lock")
+            place.touch()
+            told = False
+            while (held := lock(place)) is None:
+                if not told:
+                    print(f"{self.fit.name}, seed {self.seed}: another process trains the same one; waiting for it")
+                told = True
+                if self.run.stop:
+                    raise KeyboardInterrupt(f"stopped; continue with {self.run.command()}")
+                time.sleep(0.2)
+        except OSError as error:
+            print(f"warning: the {self.fit.name} is not kept ({error}); set SOLO_CACHE to a writable folder")
+            self.path = held = None
+        try:
+            yield
+        finally:
+            if held is not None:
+                os.close(held)
+
+    def _save(self, facts: dict, what=None):
+        """The whole fit, to be continued, or what is left of it."""
+        if self.path is None:
+            return
+        state = {"step": self.fit.step, "seconds": 0.0, "key": self.key, "lines": self.lines,
+                 "agents": [snapshot(what or self.fit)]} | facts
+        with whole(self.path) as file:
+            save_sealed(state, file)
+
+    def _restored(self) -> dict:
+        if self.path is None or not os.path.lexists(self.path):
+            return {"done": False}
+        state = read_checkpoint(self.path)
+        try:
+            if state["key"] != self.key:
+                raise ValueError("it is of other data, or of another version")
+            snapshot(self._kept() if state["done"] else self.fit, state["agents"][0])
+            bare = [line.split("\n", 1)[1] if line.startswith("seed,") else line for line in state["lines"]]
+            self.lines = bare if self.before else state["lines"]
+        except Exception as error:
+            raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again") from None
+        return state
+
+
+def _key(fit, seed: int) -> str:
+    """SHA-256 of all that the result depends on: data, seed, settings, initial weights, and the code that does it."""
+    digest = hashlib.sha256()
+    parts = [fit, *(getattr(fit, name) for name in fit.kept)]
+    kinds = [type(part) for part in parts if not type(part).__module__.startswith(("torch.", "common."))]
+    files = {inspect.getfile(kind) for kind in kinds}
+    facts = {"version": VERSION, "name": fit.name, "seed": seed, "settings": asdict(fit.args),
+             "files": sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files)}
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    digest.update(fit.data.rows.contiguous().cpu().numpy())
+    for part in parts[1:]:
+        for name, value in part.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.contiguous().cpu().numpy() if hasattr(value, "numpy") else repr(value).encode())
+    return digest.hexdigest()
