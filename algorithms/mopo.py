@@ -42,7 +42,7 @@ penalty is large. penalty is the mean of lambda u over what the last block imagi
 were not past an end, imagined_reward the mean of (2). actor_loss is (5). alpha falls from 1, entropy is
 -mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (999 lines of code differ).
+Read before: sac_n.py (155 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
