@@ -42,7 +42,7 @@ penalty is large. penalty is the mean of lambda u over what the last block imagi
 were not past an end, imagined_reward the mean of (2). actor_loss is (5). alpha falls from 1, entropy is
 -mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (155 lines of code differ).
+Read before: sac_n.py (150 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -109,11 +109,10 @@ MODEL = Preset(hidden=(200, 200, 200, 200), decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5,
                min_log_var=-10.0, bound_coef=0.01, holdout=0.2, holdout_rows=1_000, patience=5)  # both codes'
 
 
-def linear(num: int, fan_in: int, fan_out: int, rng: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
-    """PyTorch's initial weights (num, in, out) and biases (num, 1, out) of `num` layers."""
-    shapes = (num, fan_in, fan_out), (num, 1, fan_out)
-    return tuple(nn.Parameter(nn.init.uniform_(torch.empty(s), -fan_in**-0.5, fan_in**-0.5, generator=rng))
-                 for s in shapes)
+# same as td3_bc.py
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> nn.Parameter:
+    """Weights or biases drawn from U(-bound, bound)."""
+    return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound, generator=rng))
 
 
 class Actor(nn.Module):
@@ -122,15 +121,15 @@ class Actor(nn.Module):
     def __init__(self, obs_size: int, action_size: int, rng: torch.Generator):
         super().__init__()
         sizes = [obs_size, 256, 256, 2 * action_size]
-        layers = [linear(1, i, o, rng) for i, o in zip(sizes, sizes[1:])]
-        self.weights, self.biases = (nn.ParameterList(p[0].detach() for p in ps) for ps in zip(*layers))
+        self.weights = nn.ParameterList(uniform((o, i), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((o,), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log std of z before tanh, each (B, A)."""
         x = obs
         for weight, bias in zip(self.weights[:-1], self.biases):
-            x = torch.addmm(bias, x, weight).relu_()
-        mean, log_std = torch.addmm(self.biases[-1], x, self.weights[-1]).chunk(2, -1)
+            x = nn.functional.linear(x, weight, bias).relu_()
+        mean, log_std = nn.functional.linear(x, self.weights[-1], self.biases[-1]).chunk(2, -1)
         return mean, nn.functional.hardtanh(log_std, -5, 2)  # a clamp of fewer kernels
 
     def sample(self, obs: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -152,8 +151,8 @@ class Critics(nn.Module):
     def __init__(self, obs_size: int, action_size: int, rng: torch.Generator):
         super().__init__()
         sizes = [obs_size + action_size, 256, 256, 1]
-        layers = [linear(2, i, o, rng) for i, o in zip(sizes, sizes[1:])]
-        self.weights, self.biases = (nn.ParameterList(ps) for ps in zip(*layers))
+        self.weights = nn.ParameterList(uniform((2, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        self.biases = nn.ParameterList(uniform((2, 1, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([obs, action], -1).expand(2, -1, -1)  # (2, B, S + A)
@@ -169,6 +168,7 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
+# same as atac.py
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step, of the optimiser's own parameters only."""
     optimizer.zero_grad()

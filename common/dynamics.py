@@ -27,6 +27,8 @@ from torch.nn.functional import softplus
 from common import InputError
 from common.data import Dataset
 
+PIECE = 2**11  # rows of a piece, in `predict`
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -84,9 +86,15 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def predict(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, without a gradient and one network after another: many rows' hidden units take much memory."""
-        return tuple(torch.cat(part) for part in zip(*(
-            self(obs, action, slice(e, e + 1)) for e in range(len(self.weights[0])))))
+        """As `forward`, without a gradient, for many rows: on a CPU in pieces, whose hidden units stay in its cache."""
+        if obs.device.type != "cpu":
+            return self(obs, action)
+        mean, log_var = (obs.new_empty(len(self.weights[0]), len(obs), len(self.max_log_var)) for _ in range(2))
+        for start in range(0, len(obs), PIECE):
+            rows = slice(start, start + PIECE)
+            for e in range(len(mean)):
+                mean[e, rows], log_var[e, rows] = self(obs[rows], action[rows], slice(e, e + 1))
+        return mean, log_var
 
     @torch.no_grad()
     def sample(self, obs: Tensor, action: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

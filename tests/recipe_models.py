@@ -71,8 +71,8 @@ def fill_agent(agent, hidden=2) -> None:
     layers = mlp(200, S, hidden, 2 * A, 0.5)
     layers[-1][1][A:] -= 1.0
     for weight, bias, (w, b) in zip(agent.actor.weights, agent.actor.biases, layers, strict=True):
-        weight.copy_(tensor(w))
-        bias.copy_(tensor(b).view_as(bias))
+        weight.copy_(tensor(w).T)
+        bias.copy_(tensor(b))
     for j in range(2):
         critic, change = mlp(220 + 10 * j, S + A, hidden, 1, 1.0), mlp(260 + 10 * j, S + A, hidden, 1, 1.0)
         for layer, ((w, b), (dw, _)) in enumerate(zip(critic, change)):

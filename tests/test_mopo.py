@@ -72,7 +72,7 @@ def compare_norms(agent, theirs):
             ours = [p[j] for pair in zip(network.weights, network.biases) for p in pair]
             close(norms(ours), theirs[f"{name}{j + 1}"])
     *hidden, (weight, bias) = zip(agent.actor.weights, agent.actor.biases)
-    heads = [half for pair in zip(weight.chunk(2, -1), bias.chunk(2, -1)) for half in pair]
+    heads = [half for pair in zip(weight.chunk(2), bias.chunk(2)) for half in pair]
     close(norms([*(p for pair in hidden for p in pair), *heads]), theirs["actor"])
     close([agent.log_alpha.item()], theirs["log_alpha"])
 
