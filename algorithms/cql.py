@@ -47,7 +47,7 @@ ever, the gap cannot be reached. q_smooth and pi_smooth are (10), (11) without w
 30,000 updates), delta went to between -5 and 3 in 10,000 updates and stayed; q was within 2 of q_policy and 6
 to 61 above q_uniform, and all still rose; alpha ended between 0.1 and 1.1.
 
-Read before: sac_n.py (210 lines of code differ).
+Read before: sac_n.py (209 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -262,8 +262,7 @@ class CQL:
         number = (10 if self.authors else self.args.num_actions) if self.args.max_q_backup else 1
         z, _ = self.actor.draw(*next_policy, self.rng, number)
         q = self.target_critics(batch.next_obs[:, None], torch.tanh(z))  # (2, B, number)
-        # code: the authors take the minimum of two maxima
-        next_q = q.amax(-1).amin(0) if self.authors else q.amin(0).amax(-1)  # (B,)
+        next_q = q.amax(-1).amin(0) if self.authors else q.amin(0).amax(-1)  # code: their min of two maxima
         return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
 
     @torch.no_grad()
@@ -337,8 +336,8 @@ class CQL:
         with torch.no_grad():
             next_policy = self.actor(batch.next_obs)
         target = self.critic_target(batch, next_policy)
-        actions, log_density = self.proposals(policy, next_policy)
-        actions = torch.cat([batch.action[:, None], actions], 1)  # (B, 1 + 3 N, A)
+        proposals, log_density = self.proposals(policy, next_policy)
+        actions = torch.cat([batch.action[:, None], proposals], 1)  # (B, 1 + 3 N, A)
         q, sampled_q = self.critics(batch.obs[:, None], actions).split([1, actions.shape[1] - 1], -1)
         q = q.squeeze(-1)  # (2, B)
         td_loss = nn.functional.mse_loss(q, target.expand_as(q), reduction="none").mean(-1)  # (2,)
