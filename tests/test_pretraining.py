@@ -206,7 +206,7 @@ runpy.run_path({script!r}, run_name="__main__")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_killed_while_its_model_trains(end, tmp_path, monkeypatch):
     """--resume goes on with the model, and all ends bitwise as if nothing had happened."""
-    flags = [*FLAGS["mopo"], "--seeds", 0, 1]
+    flags = [*FLAGS["mopo"], "--model-epochs", 6, "--seeds", 0, 1]
     code, out, err = run_script(SCRIPT, *common_flags(tmp_path, "whole", 20, 20, RARELY), *flags, "--eval-workers", 0)
     assert code == 0, err
     monkeypatch.setenv("SOLO_CACHE", str(tmp_path / "another"))
