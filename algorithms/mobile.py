@@ -33,6 +33,8 @@ Paper / authors' code / here: only the code was at hand, so every value and deta
 What it chooses: y is at least 0, also with Adroit's standardised rewards (`--target-min None` drops that).
 y has no entropy with D4RL's data, but with NeoRL's (`--backup-entropy`). alpha is at most 1, and fixed at 0.2
 on hopper-medium and hopper-medium-replay. On pen-cloned y has each critic's best of 10 next actions.
+OfflineRL-Kit, by the first author, has the same updates, but lambda = 2 and f = 0.05 on
+halfcheetah-medium-expert, and at most 30 epochs of the model everywhere.
 
 Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penalty is the mean of lambda U
 over the batch's imagined rows, clamped the share of the batch that the clamp of (3) holds. imagined_reward
