@@ -41,7 +41,7 @@ over the batch's imagined rows, clamped the share of the batch that the clamp of
 and alive are of the last block's imagined rows: the mean reward, and the share that were not past an end.
 The rest is as in mopo.py.
 
-Read before: mopo.py (84 lines of code differ).
+Read before: mopo.py (85 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 
@@ -76,7 +76,7 @@ class Args(RunArgs):
     num_critics: Size = 2  # N
     networks: Literal["mujoco", "adroit", "pen-human"] = "mujoco"  # the others: larger, see _MODELS
     rollout_length: Size = 5  # k, steps imagined from each state
-    rollout_batch: Size = 50_000  # states of the data from which steps are imagined
+    rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of a block
     retain: Size = 5  # blocks of which imagined rows are kept
     real_ratio: Annotated[float, within("[0, 1)")] = 0.05  # f, the share of a batch that is real
