@@ -41,7 +41,7 @@ over the batch's imagined rows, clamped the share of the batch that the clamp of
 and alive are of the last block's imagined rows: the mean reward, and the share that were not past an end.
 The rest is as in mopo.py.
 
-Read before: mopo.py (85 lines of code differ).
+Read before: mopo.py (86 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 
