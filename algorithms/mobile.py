@@ -1,18 +1,18 @@
 """MOBILE: Model-Bellman Inconsistency for Model-based Offline RL. Sun et al., ICML 2023, PMLR 202.
 
-An actor practises in a learned model, and what it imagines must be distrusted where the model is unsure. MOPO
-charges once for how wide the next state is spread, in whatever units a state has. But a critic asks only one
-thing: does it matter? MOBILE lets each of the model's best networks imagine next states, and the target
-critics value them. Futures of equal value cost nothing, however far apart the states are. Where the value
-differs from network to network, the Bellman target is lowered by how much it does. This is asked anew at
-every update, of the newest critics and actor.
+An actor practises in a learned model, and what it imagines must be distrusted where the model is unsure.
+MOPO charges once for how wide the next state is spread, in whatever units a state has. But a critic asks
+only one thing: does it matter? MOBILE lets each of the model's best networks imagine next states, and the
+target critics value them. Futures of equal value cost nothing, however far apart the states are. Where the
+value differs from network to network, the Bellman target is lowered by how much it does. This is asked anew
+at every update, of the newest critics and actor.
 
 The model (common/dynamics.py) has seven networks; the K = 5 best are the elites. For a state s and an action
 a, elite e gives the mean mu_e and the standard deviation sigma_e of the change of the state, and i counts M
 next states drawn from it. d = 1 where the episode ends. mean_b is the mean over a batch, of which a share f
 are real rows; the others are imagined. A prime on Q marks a target network, k counts the N critics, j the A
-dimensions of an action. pi gives the mean and std of a Gaussian variable z, and the action is tanh(z). alpha,
-the temperature, is the weight of the entropy. No gradient passes through (1), (2) and (3).
+dimensions of an action. pi gives the mean and std of a Gaussian variable z, and the action is tanh(z).
+alpha, the temperature, is the weight of the entropy. No gradient passes through (1), (2) and (3).
 
     v_e = mean_i min_k Qk'(s'_ei, a'_ei),  s'_ei = s + mu_e + sigma_e xi_ei,  a'_ei ~ pi(s'_ei)            (1)
     U(s, a) = [sum_e (v_e - mean_e v_e)^2 / (K - 1)]^(1/2) of an imagined row, 0 of a real one             (2)
@@ -29,19 +29,18 @@ Paper / authors' code / here: only the code was at hand, so every value and deta
 - (2): The code computes U of real rows too, and multiplies it by 0.
 - (7): The code has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 - In rollouts the code draws an elite for each row. Here each elite has a fifth of the rows, in random order.
-- Adroit's rewards are standardised. The code divides by std + 1e-3, this file by std.
-What it chooses: y is at least 0, also with Adroit's standardised rewards (`--target-min None` drops that).
-y has no entropy with D4RL's data, but with NeoRL's (`--backup-entropy`). alpha is at most 1, and fixed at 0.2
-on hopper-medium and hopper-medium-replay. On pen-cloned y has each critic's best of 10 next actions.
-OfflineRL-Kit, by the first author, has the same updates, but lambda = 2 and f = 0.05 on
-halfcheetah-medium-expert, and at most 30 epochs of the model everywhere.
+- Adroit's rewards are standardised. The code divides by std + 1e-3, this file by std. What it chooses: y is
+  at least 0, also with Adroit's standardised rewards (`--target-min None` drops that). y has no entropy with
+  D4RL's data, but with NeoRL's (`--backup-entropy`). alpha is at most 1, and fixed at 0.2 on hopper-medium
+  and hopper-medium-replay. On pen-cloned y has each critic's best of 10 next actions. OfflineRL-Kit, by the
+  first author, has the same updates, but lambda = 2 and f = 0.05 on halfcheetah-medium-expert, and at most
+  30 epochs of the model everywhere.
 
 Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penalty is the mean of lambda U
 over the batch's imagined rows, clamped the share of the batch that the clamp of (3) holds. imagined_reward
-and alive are of the last block's imagined rows: the mean reward, and the share that were not past an end.
-The rest is as in mopo.py.
+has no penalty in it. The rest is as in mopo.py.
 
-Read before: mopo.py (86 lines of code differ).
+Read before: mopo.py (81 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 
@@ -198,12 +197,12 @@ class MOBILE:
         self.model = Ensemble(data.obs_size, data.action_size, _MODELS[args.networks], init).to(data.device)
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
+        self.real = int(args.batch_size * args.real_ratio)  # rows of a batch
         self.log_alpha = torch.full((), math.log(args.alpha or 1.0), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last block: reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -234,7 +233,7 @@ class MOBILE:
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -244,16 +243,12 @@ class MOBILE:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            totals += torch.where(alive, torch.stack([reward, torch.ones_like(reward)]), 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
-        real = int(self.args.batch_size * self.args.real_ratio)
-        index = torch.randint(len(self.data.rows), (real,), generator=self.rng, device=self.data.device)
-        imagined = self.ring.sample(self.args.batch_size - real, self.rng)
+        index = torch.randint(len(self.data.rows), (self.real,), generator=self.rng, device=self.data.device)
+        imagined = self.ring.sample(self.args.batch_size - self.real, self.rng)
         return self.data.split(torch.cat([self.data.rows[index], imagined]))
 
     def alpha(self) -> Tensor:
@@ -300,8 +295,7 @@ class MOBILE:
         self.step += 1
         self.actor_optimizer.param_groups[0]["lr"] = self.actor_lr
         batch = self.sample()
-        real = int(self.args.batch_size * self.args.real_ratio)
-        penalty = self.penalty(batch.obs[real:], batch.action[real:])
+        penalty = self.penalty(batch.obs[self.real:], batch.action[self.real:])
         target, q = self.critic_target(batch, penalty), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
         descend(self.critic_optimizer, critic_loss)
@@ -313,10 +307,10 @@ class MOBILE:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        reward, alive = self.imagined.clone().unbind()
         clamped = (target <= self.target_min).to(target).mean()
         return {"critic_loss": critic_loss, "q": q.mean(), "target": target.mean(), "penalty": penalty.mean(),
-                "clamped": clamped, "imagined_reward": reward, "alive": alive, "actor_loss": actor_loss,
+                "clamped": clamped, "imagined_reward": batch.reward[self.real:].mean(),
+                "imagined_done": batch.done[self.real:].mean(), "actor_loss": actor_loss,
                 "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
