@@ -81,8 +81,8 @@ class Args(RunArgs):
     updates: Count = 1_000_000  # gradient steps after the model's training; the length of (11)
     cql_weight: NonNegative = 0.5  # beta in (7)
     num_actions: Size = 10  # n in (3)
-    push_states: Literal["mix", "model"] = "mix"  # states of (5): all of a batch, or the imagined ones
-    lse_groups: Size = 10  # groups in (5), which share the n actions of each kind evenly
+    push_states: Literal["mix", "model"] = "mix"  # states in (5): all of a batch, or the imagined ones
+    lse_groups: Size = 10  # groups in (5), n / groups actions of each kind in each: 1 to n
     entropy_backup: bool = False  # the entropy counts in (2)
     rollout_length: Size = 5  # k, steps imagined from each state
     rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
@@ -317,14 +317,14 @@ class COMBO:
         actor_loss = self.actor_loss(self.critics(batch.obs, action), log_prob)
         descend(self.actor_optimizer, actor_loss)
         descend(self.alpha_optimizer, self.alpha_loss(log_prob))
-        with torch.no_grad():
+        with torch.no_grad():  # once for each state; then many actions are drawn
             policy, next_policy = self.actor(batch.obs[first:]), self.actor(batch.next_obs)
         target = self.critic_target(batch, next_policy)
         actions, log_density = self.candidates(policy, [x[first:] for x in next_policy])
-        obs = batch.obs[first:, None, None].expand(*log_density.shape, -1)  # (M, n, 3, S)
-        candidate_q = self.critics(obs.flatten(0, 2), actions.flatten(0, 2)).view(2, *log_density.shape)
-        q = self.critics(batch.obs, batch.action)
-        down = self.push_down(candidate_q, log_density)
+        obs = batch.obs[first:].repeat_interleave(3 * self.args.num_actions, 0)  # (3 n M, S)
+        obs, actions = torch.cat([batch.obs, obs]), torch.cat([batch.action, actions.flatten(0, 2)])
+        q, candidate_q = self.critics(obs, actions).split([len(target), len(obs) - len(target)], 1)
+        down = self.push_down(candidate_q.unflatten(1, log_density.shape), log_density)
         critic_loss, td_loss, up = self.critic_loss(q, target, down)
         descend(self.critic_optimizer, critic_loss)
         polyak(self.target_critics, self.critics, self.args.tau)

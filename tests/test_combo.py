@@ -158,8 +158,8 @@ def test_candidates_are_valued_at_s():
         rows = agent.sample()
         agent.sample = lambda: rows
         agent.update()
-        (obs, action), _ = max(asked, key=lambda call: len(call[0][0]))
-        assert torch.equal(obs, rows.obs[first:].repeat_interleave(12, 0)) and len(action) == 12 * (16 - first)
+        (obs, action), _ = max(asked, key=lambda call: len(call[0][0]))  # after the data's own
+        assert torch.equal(obs[16:], rows.obs[first:].repeat_interleave(12, 0)) and len(obs) == len(action) == 16 + 12 * (16 - first)
 
 
 def test_push_up_is_of_the_real_rows(double):
