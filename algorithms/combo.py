@@ -47,12 +47,13 @@ results on v2 datasets, and not as the paper where these two differ:
 - (10): The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 
 Logged: critic_loss is (7) / 2, td_loss the mean of its squares, push_down and push_up the means of (5) and
-(6) over k, conservative their difference. q is the mean of Qk(s, a), target that of (2), imagined_reward that
-of the rewards of the last block, alive its share of rows that were not past an end. actor_loss is (8). alpha
-falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py
-for each epoch and network.
+(6) over k, conservative their difference. It begins near log 3 + A log 2 (one group: log 3 n + A log 2), as a
+flat Q has it. The lower it is, the more the critics prefer the data's actions. q is the mean of Qk(s, a),
+target that of (2), imagined_reward that of the rewards of the last block, alive its share of rows that were
+not past an end. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A.
+model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (0 lines of code differ).
+Read before: mopo.py (100 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -90,9 +91,8 @@ class Args(RunArgs):
     retain: Size = 5  # blocks of which imagined rows are kept
     real_ratio: Annotated[float, within("(0, 1]")] = 0.5  # f, the share of a batch that is real
     batch_size: Size = 256  # B
-    actor_lr: Positive = 1e-4  # of the actor, at first
+    actor_lr: Positive = 1e-4  # of the actor, at first, and of log_alpha
     critic_lr: Positive = 3e-4  # of the critics
-    alpha_lr: Positive = 1e-4  # of log_alpha
     gamma: Fraction = 0.99  # discount in (2)
     tau: Fraction = 0.005  # Polyak step of the target critics
     model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
@@ -107,9 +107,11 @@ class Args(RunArgs):
         if self.num_actions % self.lse_groups:
             raise InputError(f"--lse-groups {self.lse_groups}: must divide --num-actions {self.num_actions}")
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of {MODEL.elites}")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of {MODEL.elites}, the "
+                             "number of the model's elites")
         if self.push_states == "model" and self.real == self.batch_size:
-            raise InputError(f"--push-states model: --real-ratio {self.real_ratio} leaves no imagined rows")
+            raise InputError(f"--push-states model: --real-ratio {self.real_ratio} leaves none of the "
+                             f"{self.batch_size} rows of a batch to be imagined")
 
 
 def _table(version, **rows):
@@ -217,7 +219,7 @@ class COMBO:
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
         self.imagined = torch.zeros(2, device=data.device)  # of the last block: mean reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
