@@ -95,7 +95,7 @@ class Args(RunArgs):
     critic_lr: Positive = 3e-4  # of the critics
     gamma: Fraction = 0.99  # discount in (2)
     tau: Fraction = 0.005  # Polyak step of the target critics
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     @property
@@ -107,8 +107,8 @@ class Args(RunArgs):
         if self.num_actions % self.lse_groups:
             raise InputError(f"--lse-groups {self.lse_groups}: must divide --num-actions {self.num_actions}")
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of {MODEL.elites}, the "
-                             "number of the model's elites")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of the number of the "
+                             f"model's elites, {MODEL.elites}")
         if self.push_states == "model" and self.real == self.batch_size:
             raise InputError(f"--push-states model: --real-ratio {self.real_ratio} leaves none of the "
                              f"{self.batch_size} rows of a batch to be imagined")
