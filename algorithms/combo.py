@@ -53,7 +53,7 @@ target that of (2), imagined_reward that of the rewards of the last block, alive
 not past an end. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A.
 model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (100 lines of code differ).
+Read before: mopo.py (99 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -189,7 +189,6 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
-# same as cql.py
 def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
     """Mean and log std of each state, so often that so many actions are drawn: (B, A) -> (B, number, A)."""
     return tuple(x[:, None].expand(-1, number, -1) for x in policy)
