@@ -49,11 +49,11 @@ results on v2 datasets, and not as the paper where these two differ:
 Logged: critic_loss is (7) / 2, td_loss the mean of its squares, push_down and push_up the means of (5) and
 (6) over k, conservative their difference. It begins near log 3 + A log 2 (one group: log 3 n + A log 2), as a
 flat Q has it. The lower it is, the more the critics prefer the data's actions. q is the mean of Qk(s, a),
-target that of (2), imagined_reward that of the rewards of the last block, alive its share of rows that were
-not past an end. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A.
-model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
+target that of (2). Of a batch's imagined rows, imagined_reward is the mean reward, and imagined_done the
+share that end; 0 without such rows. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s)
+and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (99 lines of code differ).
+Read before: mopo.py (98 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -219,7 +219,6 @@ class COMBO:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last block: mean reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -242,7 +241,7 @@ class COMBO:
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -251,11 +250,7 @@ class COMBO:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            told = torch.stack([reward, torch.ones_like(reward)])
-            totals += torch.where(alive, told, 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
@@ -331,11 +326,12 @@ class COMBO:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        down, up, (reward, alive) = down.mean(), up.mean(), self.imagined.clone().unbind()
+        down, up, imagined = down.mean(), up.mean(), max(1, len(target) - self.args.real)  # rows
         return {"critic_loss": critic_loss / 2, "td_loss": td_loss.mean(), "conservative": down - up,
                 "push_down": down, "push_up": up, "q": q.mean(), "target": target.mean(),
-                "imagined_reward": reward, "alive": alive, "actor_loss": actor_loss, "alpha": self.alpha(),
-                "entropy": -log_prob.mean()}
+                "imagined_reward": batch.reward[self.args.real:].sum() / imagined,
+                "imagined_done": batch.done[self.args.real:].sum() / imagined, "actor_loss": actor_loss,
+                "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
 def main(args: Args):
