@@ -104,8 +104,8 @@ class Args(RunArgs):
 
     def __post_init__(self):
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of {MODEL.elites}, so that "
-                             "elites have as many rows")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of the elites' number, "
+                             f"{MODEL.elites}")
 
 
 def _entry(k, weight, **others):
@@ -223,6 +223,7 @@ class Cloning(Stage):
 
     def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, data: Dataset, args: Args, seed: int):
         self.actor, self.actor_optimizer, self.data = actor, optimizer, data
+        # no others: a clone that is kept serves every run with these
         self.args = Args(bc_epochs=args.bc_epochs, batch_size=args.batch_size, actor_lr=args.actor_lr)
         self.rng = torch.Generator(data.device).manual_seed(seed)
         n, size = len(data.rows), args.batch_size
@@ -271,7 +272,7 @@ class RAMBO:
     def __init__(self, args: Args, data: Dataset, seed: int):
         self.args, self.data, self.seed = args, data, seed
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        rows = torch.linspace(0, len(data.rows) - 1, 10_000, dtype=torch.float64).long()  # code: of these
+        rows = torch.linspace(0, len(data.rows) - 1, 10_000, dtype=torch.float64).long()  # code: not all
         std, mean = torch.std_mean(data.obs[rows.to(data.device)].double().cpu(), 0, correction=0)
         mean, scale = mean.to(data.rows.dtype), (std + 1e-6).to(data.rows.dtype)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
