@@ -52,12 +52,13 @@ Paper / authors' code / here:
 Logged: critic_loss is (6) / 2. q is the mean of Qk(s, a) and target that of (5). actor_loss is (7). alpha
 falls from 1, entropy is -mean_b log pi(a~|s) and goes to A's negative. Of the last rollout: imagined_reward,
 a mean, and alive, the share of rows that were not past an end. model_loss is L and adversary_loss (3).
-log_likelihood is the mean of (1), advantage that of (2). Rows of the log repeat the last numbers of whoever
-did not move: the agent's, or the model's, which are 0 at first. holdout is the elites' error now, (3) of
+log_likelihood is the mean of (1), advantage that of (2). A row's numbers are those of its update. Of whoever
+did not move in it, the row repeats older ones: the agent's first of this iteration, or the model's at the
+start of the last chain, which are 0 until there was one. holdout is the elites' error now, (3) of
 common/dynamics.py on standardised states: it should stay where it began. model.csv is as in mopo.py.
 cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be skipped.
 
-Read before: mopo.py (221 lines of code differ).
+Read before: mopo.py (228 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
@@ -87,7 +88,7 @@ class Args(RunArgs):
     adversary_weight: NonNegative = 3e-4  # lambda in (4); 0: the model stays as it was fitted
     adversary_lr: Positive = 3e-4  # of the model in (4)
     rollout_length: Size = 5  # k, steps imagined from each state
-    rollout_batch: Size = 50_000  # states of the data from which steps are imagined
+    rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of the agent in an iteration, and then as many of the adversary
     retain: Size = 5  # iterations of which imagined rows are kept
     real_ratio: Fraction = 0.5  # f, the share of a batch that is real
@@ -295,8 +296,8 @@ class RAMBO:
         self.model_optimizer = torch.optim.Adam(groups, args.adversary_lr, **adam)
         self.imagined = torch.zeros(2, device=data.device)  # of the last rollout: mean reward, share alive
         self.chain = torch.zeros(args.batch_size, data.obs_size, device=data.device)  # the adversary's states
-        self.agent_log = torch.zeros(6, device=data.device)  # numbers of the last update of each kind
-        self.model_log = torch.zeros(4, device=data.device)
+        self.agent_log = torch.zeros(6, device=data.device)  # numbers of the iteration's first update
+        self.model_log = torch.zeros(4, device=data.device)  # likewise of the chain's first step
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
         self.step = 0
 
@@ -376,7 +377,8 @@ class RAMBO:
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
         return -self.log_alpha * (log_prob.detach().mean() - self.data.action_size)  # (8)
 
-    def agent_step(self, log: bool) -> None:
+    def agent_step(self, log: bool) -> Tensor | None:
+        """An update of critics, actor and alpha; its numbers (6,), if they are wanted."""
         batch = self.sample()
         target, q = self.critic_target(batch), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
@@ -386,11 +388,12 @@ class RAMBO:
         descend(self.actor_optimizer, actor_loss)
         descend(self.alpha_optimizer, self.alpha_loss(log_prob))
         polyak(self.target_critics, self.critics, self.args.tau)
-        if log:
-            q = q.mean()
-            q = torch.where(q.abs() > 1e10, torch.inf, q)  # diverged: common/run.py ends the run
-            numbers = critic_loss / 2, q, target.mean(), actor_loss, self.alpha(), -log_prob.mean()
-            self.agent_log.copy_(torch.stack(numbers).detach())
+        if not log:
+            return None
+        q = q.mean()
+        q = torch.where(q.abs() > 1e10, torch.inf, q)  # diverged: common/run.py ends the run
+        numbers = critic_loss / 2, q, target.mean(), actor_loss, self.alpha(), -log_prob.mean()
+        return torch.stack(numbers).detach()
 
     @torch.no_grad()
     def advantage(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor) -> Tensor:
@@ -425,8 +428,8 @@ class RAMBO:
         obs, next_obs = self.standard(batch.obs), self.standard(batch.next_obs)
         return obs, batch.action, torch.cat([next_obs - obs, batch.reward[..., None]], -1)
 
-    def adversary_step(self, start: bool, log: bool) -> None:
-        """The model's step (4) at one step of the chains; `start`: new ones begin."""
+    def adversary_step(self, start: bool, log: bool) -> Tensor | None:
+        """The model's step (4) at one step of the chains, or at the `start` of new ones; its numbers (4,)."""
         size, obs = self.args.batch_size, self.chain
         if start:
             index = torch.randint(len(self.data.rows), (size,), generator=self.rng, device=self.data.device)
@@ -440,9 +443,9 @@ class RAMBO:
         (model_loss + self.args.adversary_weight * adversary_loss).backward()  # (4)
         self.model_optimizer.step()
         self.chain.copy_(next_obs)
-        if log:
-            numbers = model_loss, adversary_loss, log_prob.mean(), advantage.mean()
-            self.model_log.copy_(torch.stack(numbers).detach())
+        if not log:
+            return None
+        return torch.stack([model_loss, adversary_loss, log_prob.mean(), advantage.mean()]).detach()
 
     @torch.no_grad()
     def holdout_error(self) -> Tensor:
@@ -450,18 +453,21 @@ class RAMBO:
         return ((self.model(obs, action)[0].index_select(0, self.model.elites) - y) ** 2).mean()
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
-        phase = self.phase
+        phase, agent_log, model_log = self.phase, self.agent_log, self.model_log
+        first = phase in ("rollout", "start")
         if phase == "rollout":
             self.rollout()
         self.step += 1
         if phase in ("rollout", "agent"):
-            self.agent_step(log or phase == "rollout")
+            kept, numbers = agent_log, (agent_log := self.agent_step(log or first))
         else:
-            self.adversary_step(phase == "start", log or phase == "start")
+            kept, numbers = model_log, (model_log := self.adversary_step(phase == "start", log or first))
+        if first:
+            kept.copy_(numbers)
         if not log:
             return {}
-        critic_loss, q, target, actor_loss, alpha, entropy = self.agent_log.clone().unbind()
-        model_loss, adversary_loss, log_likelihood, advantage = self.model_log.clone().unbind()
+        critic_loss, q, target, actor_loss, alpha, entropy = agent_log.clone().unbind()
+        model_loss, adversary_loss, log_likelihood, advantage = model_log.clone().unbind()
         reward, alive = self.imagined.clone().unbind()
         return {"critic_loss": critic_loss, "q": q, "target": target, "imagined_reward": reward,
                 "alive": alive, "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy,
