@@ -45,6 +45,8 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
          "cql": ["--batch-size", "8", "--num-actions", "2", "--bc-updates", "24", "--gap", "1", "--clip", "-9", "9", "--max-q-backup",
                  "--critic-layers", "3", "2", "--eps", "0.1", "--num-perturbations", "2"],
          "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"],
+         "rambo": ["--batch-size", "16", "--rollout-batch", "10", "--rollout-every", "8", "--rollout-length", "3", "--retain", "2",
+                   "--model-epochs", "2", "--bc-epochs", "2"],  # the kill is in a chain of the adversary
          **dict.fromkeys(("mopo",), ["--batch-size", "16", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2",
                                      "--model-epochs", "2"])}
 
