@@ -1,32 +1,49 @@
 """MOReL: Model-Based Offline Reinforcement Learning. Kidambi et al., NeurIPS 2020, arXiv:2005.05951.
 
-Learn from the data how the robot moves, then practise in imagination. A model is wrong where the data are silent,
-and a policy that is free to go there finds the errors in its favour. MOReL forbids it: four models are learned, and
-where they disagree too much, the imagined episode ends, in a state called HALT. What is left is a pessimistic MDP,
-in which a policy earns about as much as it would in truth, or less. Natural policy gradient improves the policy
-there, on episodes of full length. MOPO, of the same month, lowers the reward instead, and does not halt.
+Learn from the data how the robot moves, then practise in imagination. A model is wrong where the data are
+silent, and a policy that may go there finds the errors in its favour. MOReL forbids it. Four models are
+learned; where they disagree too much, the imagined episode ends, in a state called HALT. In what is left, a
+pessimistic MDP, a policy earns about as much as in truth, or less. Natural policy gradient improves it there,
+on episodes of full length. MOPO, of the same month, lowers the reward instead, and never halts.
 
-f_i is network i of four, deterministic, and n_i is its output. s is an observation, a an action, s' the next
-observation. m and d are the mean and the mean absolute deviation of s' - s over the data. b, the baseline, predicts
-the return from s and the time. An iteration imagines episodes of T steps, of which it keeps the first L; mean_t is
-the mean over all kept steps of all episodes. pi(s) is a Gaussian of mean mu(s); its std does not depend on s, and
-actions are not squashed. theta are pi's parameters, F is the Hessian of mean_t KL(old pi, pi) in them.
+f_i is network i of four, deterministic, n_i its output. s is an observation, a an action, s' the next
+observation. m and d are mean and mean absolute deviation of s' - s over the data. b, the baseline, predicts
+the return from s and the time. An iteration imagines episodes of T steps and keeps the first L of each;
+mean_t is over all steps that are kept, N of them. pi(s) is a Gaussian of mean mu(s), not squashed; its std
+does not depend on s. theta are pi's parameters, and F is the Hessian of mean_t KL(old pi, pi) in them.
 
-    model loss = sum_i mean_b [n_i(s, a) - (s' - s - m) / d]^2,  f_i(s, a) = s + d n_i(s, a) + m           (1)
-    disc(s, a) = max_ij |f_i(s, a) - f_j(s, a)|                                                            (2)
-    (s, a) is unknown where disc(s, a) > max_data disc / c                                                 (3)
-    cloning loss = mean_b (mu(s) - a)^2, before the first iteration                                        (4)
-    A_t = sum_l (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma b(s_(t+1)) - b(s_t)                   (5)
-    g = gradient of mean_t A_t log pi(a_t|s_t),  A whitened                                                (6)
-    x = (F + eta I)^-1 g, by conjugate gradient;  theta = theta + (delta / (g x))^(1/2) x                  (7)
-    baseline loss = mean_t (b(s_t) - R_t)^2,  R_t = sum_l gamma^l r_(t+l)                                  (8)
+    model loss = sum_i mean_b [n_i(s, a) - (s' - s - m) / d]^2,  f_i(s, a) = s + d n_i(s, a) + m         (1)
+    disc(s, a) = max_ij |f_i(s, a) - f_j(s, a)|                                                          (2)
+    (s, a) is unknown where disc(s, a) > max_data disc / c                                               (3)
+    cloning loss = mean_b (mu(s) - a)^2, before the first iteration                                      (4)
+    A_t = sum_l (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma b(s_(t+1)) - b(s_t)                 (5)
+    g = gradient of mean_t A_t log pi(a_t|s_t),  A whitened                                              (6)
+    x = (F + eta I)^-1 g, by conjugate gradient;  theta = theta + (delta / (g x))^(1/2) x                (7)
+    baseline loss = mean_t (b(s_t) - R_t)^2,  R_t = sum_l gamma^l r_(t+l)                                (8)
 
-Paper / authors' code / here:
-- x
+Paper / authors' code / here. The code made Table 2; this file follows it where nothing else is said.
+- HALT: In the paper it lasts for ever, at a reward of -kappa. In the code the episode ends, and what it costs
+  are the rewards to come. Where those may be negative, as halfcheetah's, add `--truncate-reward`, once.
+- The code tests the length of an episode after cutting it, so that none counts as ended: HALT and falls have
+  the value of their last state. Here they end the value; `--no-halt-terminal` is the code's way.
+- (1): The paper's models are Gaussian and differ by their data. The code's are deterministic and differ by
+  their initial weights and the order of rows. An episode has one of them, from its first step to its last.
+- (3): An episode keeps its first unknown step, and 4 steps at least. One that falls within 4 is dropped.
+- The reward is known, and clips a to [-1, 1]; models see a as it is. Hopper's reward and end are the code's,
+  its velocities are times 0.02 everywhere. For walker2d and halfcheetah none were released: Gym's, with the
+  velocity in s in place of displacement over time.
+- The code leaves out each episode's last row; here true ends in (1), and timeouts are not in the data.
+- (7): The code tests for convergence after each step of x, so it makes one at least. Here: before each.
+- (8): b is fitted after pi's step, for one epoch. The code leaves out its last full batch.
 
-Logged: x
+Logged: actor_loss is what mean_t A log pi lost in the step: below 0. imagined_return has no discount; with
+enough pessimism it stays below the true return, and both rise. length is the mean L, samples N. halted is the
+share of episodes that HALT ended; near 1, pi leaves the data or c is too large. disc is mean_t of (2).
+baseline_error is (8) over mean_t R_t^2 before the fit, and falls far below 1. kl is the step's, about half of
+delta. factor is the root in (7), log_std its mean over actions. model.csv has (1) for each network and epoch,
+and cloning.csv (4).
 
-Read before: mopo.py (999 lines of code differ).
+Read before: mopo.py (292 lines of code differ).
 Run: python algorithms/morel.py --env hopper-medium-v2
 """
 
@@ -103,7 +120,7 @@ class MLP(nn.Module):
 
 
 class Model(MLP):
-    """f, four networks S + A -> 512 x 2 -> S, ReLU: masked obs (B, S), action (B, A) -> next obs (4, B, S)."""
+    """f: masked obs (B, S), action (B, A) -> next obs (4, B, S); four nets S + A -> 512 x 2 -> S, ReLU."""
 
     def __init__(self, mask: Tensor, action_size: int, rng: torch.Generator):
         super().__init__(4, [len(mask) + action_size, 512, 512, len(mask)], torch.relu_, rng)
@@ -167,7 +184,7 @@ class Actor(MLP):
 
 
 class Cloning:
-    """What `pretrain` (common/pretraining.py) runs before the first update: Adam on (4), rows with replacement."""
+    """Adam on (4), rows with replacement, before the first update; common/pretraining.py runs it."""
     name, kept = "cloning", ("network",)  # of its log; what it leaves for others
 
     def __init__(self, network: Model | Actor, data: Dataset, args: Args, seed: int, rows: Tensor):
@@ -179,7 +196,7 @@ class Cloning:
         self.optimizer = torch.optim.Adam([*network.weights, *network.biases], args.lr, fused=True,
                                           capturable=data.device.type == "cuda")
         self.total = torch.zeros(len(network.weights[0]), device=data.device)  # of this epoch's losses
-        self.error = torch.zeros_like(self.total)  # mean of the last epoch's
+        self.error = torch.inf  # mean of the last epoch's
         self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
         self.order, self.steps = self.draw(), len(rows) // args.batch_size
 
@@ -202,24 +219,27 @@ class Cloning:
         return {}
 
     def end_epoch(self) -> list[dict]:
-        self.error.copy_(self.total / self.steps)
+        errors = (self.total / self.steps).tolist()
+        rows = [{"epoch": self.epoch, "network": i, "train": error} for i, error in enumerate(errors)]
+        self.error, self.epoch = sum(errors) / len(errors), self.epoch + 1
         self.order.copy_(self.draw())
-        torch._foreach_zero_([self.total, self.column])
-        self.epoch += 1
-        return [{"epoch": self.epoch - 1, "network": i, "train": x} for i, x in enumerate(self.error.tolist())]
+        self.total.zero_()
+        self.column.zero_()
+        return rows
 
     def status(self) -> str:
-        return f"training error {self.error.mean().item():.4g}"
+        return f"training error {self.error:.4g}"
 
     finish = status
 
 
 class ModelFit(Cloning):
-    """Likewise of (1): in an epoch every network has all rows, in an order of its own, but for a last part batch."""
+    """Likewise on (1): each network has its own order of all rows; an incomplete last batch is left out."""
     name = "model"
 
     def draw(self) -> Tensor:  # (4, N)
-        return self.rows[torch.rand((4, len(self.rows)), generator=self.rng, device=self.data.device).argsort(1)]
+        keys = torch.rand((4, len(self.rows)), generator=self.rng, device=self.data.device)
+        return self.rows[keys.argsort(1)]
 
     @torch.no_grad()
     def finish(self) -> str:
@@ -245,7 +265,7 @@ def disagreement(predicted: Tensor) -> Tensor:
 
 
 def hopper(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """Reward and end (...) at masked obs (..., S) and action (..., A) in the model, as the authors have them."""
+    """Reward and end (...) at masked obs (..., S) and action (..., A), as the authors have them."""
     height, angle, velocity = obs[..., 0], obs[..., 1].abs(), obs[..., 5].clamp(-10, 10) / 0.02
     reward = velocity + ((height > 0.7) & (angle <= 0.2)) - 1e-3 * (action.clamp(-1, 1) ** 2).sum(-1)
     return reward, ~((height > 0.7) & (angle < 0.15) & (obs.abs() < 10).all(-1))
@@ -253,11 +273,13 @@ def hopper(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
 
 def walker2d(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     height, angle, velocity = obs[..., 0], obs[..., 1].abs(), obs[..., 8]
-    return velocity + 1 - 1e-3 * (action.clamp(-1, 1) ** 2).sum(-1), ~((height > 0.8) & (height < 2) & (angle < 1))
+    reward = velocity + 1 - 1e-3 * (action.clamp(-1, 1) ** 2).sum(-1)
+    return reward, ~((height > 0.8) & (height < 2) & (angle < 1))
 
 
 def halfcheetah(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    return obs[..., 8] - 0.1 * (action.clamp(-1, 1) ** 2).sum(-1), torch.zeros_like(obs[..., 0], dtype=torch.bool)
+    reward = obs[..., 8] - 0.1 * (action.clamp(-1, 1) ** 2).sum(-1)
+    return reward, torch.zeros_like(reward, dtype=torch.bool)
 
 
 _TASKS = {"hopper": (hopper, [1.0] * 5 + [0.02] * 6), "walker2d": (walker2d, [1.0] * 17),
@@ -298,18 +320,19 @@ class MOReL:
         robot, known = robot_of(args.env, args.eval_env), int((data.done == 0).sum())
         self.world, mask = _TASKS.get(robot, (None, []))
         if data.obs_size != len(mask):
-            raise InputError(f"{data.name}: the rewards of imagined steps are known for {', '.join(_TASKS)} and their "
-                             f"observations, not for {robot} with {data.obs_size} numbers; --eval-env names a task")
+            raise InputError(f"{data.name}: imagined rewards are known for D4RL's {', '.join(_TASKS)}, not "
+                             f"for {robot} with {data.obs_size} observations; --eval-env names the task")
         if known < args.batch_size:
-            raise InputError(f"{data.name}: {known} rows that are no end do not fill a batch of {args.batch_size}")
+            raise InputError(f"{data.name}: {known} rows that go on fill no batch of {args.batch_size}")
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        init, mask = torch.Generator().manual_seed(seed), torch.tensor(mask)  # on the CPU: the same on every device
+        init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        mask = torch.tensor(mask)
         self.model = Model(mask, data.action_size, init).to(data.device)
         self.actor = Actor(mask, data.action_size, init).to(data.device)
         self.baseline = MLP(1, [data.obs_size + 4, 128, 128, 1], torch.relu_, init).to(data.device)  # b
         self.baseline_optimizer = torch.optim.Adam(self.baseline.parameters(), args.lr, weight_decay=args.l2,
                                                    fused=True, capturable=data.device.type == "cuda")
-        self.first_obs = self.model.mask * data.obs[data.episodes[:, 0].to(data.device)]  # of episodes, (E, S)
+        self.first_obs = self.model.mask * data.obs[data.episodes[:, 0].to(data.device)]  # (E, S)
 
     def fit_model(self) -> ModelFit:
         """Code: an episode's last row is left out; here, a true end's (a timeout's is not in the data)."""
@@ -341,10 +364,10 @@ class MOReL:
         return obs, action, disagreement(predicted)
 
     def cut(self, obs: Tensor, action: Tensor, disc: Tensor) -> tuple[Tensor, ...]:
-        """Reward, kept, last (n, T), terminal, halted (n,): which steps are kept, the last of them, and what it is.
+        """Reward, kept, last (n, T), terminal, halted (n,): what is kept, the last of it, what that is.
 
-        An episode is kept up to its fall, or to its first unknown step, but then at least 4 steps; and not at all if
-        it falls within 4.
+        An episode is kept up to its fall, or to its first unknown step, but then at least 4 steps, and not at
+        all if it falls within 4.
         """
         args, time = self.args, torch.arange(disc.shape[1], device=disc.device)
         reward, fallen = self.world(obs, action)
@@ -356,7 +379,8 @@ class MOReL:
             length = torch.minimum(length, (before(unknown) + 1).clamp(min=4))
             terminal = (terminal | halted) & args.halt_terminal
         kept, last = (time < length[:, None]) & long[:, None], time == length[:, None] - 1
-        return (reward + args.truncate_reward * (last & halted[:, None])) * kept, kept, last, terminal, halted & long
+        reward = (reward + args.truncate_reward * (last & halted[:, None])) * kept
+        return reward, kept, last, terminal, halted & long
 
     def features(self, obs: Tensor) -> Tensor:
         """Inputs of b for episodes (n, T, S): (n T, S + 4)."""
@@ -364,16 +388,16 @@ class MOReL:
         powers = torch.stack([time, time**2, time**3, time**4], -1).expand(len(obs), -1, -1)
         return torch.cat([obs.clamp(-10, 10) / 10, powers], -1).flatten(0, 1)
 
-    def advantage(self, reward: Tensor, value: Tensor, kept: Tensor, last: Tensor, terminal: Tensor) -> Tensor:
+    def advantage(self, reward: Tensor, value: Tensor, kept: Tensor, last: Tensor, ends: Tensor) -> Tensor:
         """A (n, T), not whitened yet. After the last step comes nothing, or its state's value again."""
-        following = torch.where(last, value * ~terminal[:, None], value.roll(-1, 1))
+        following = torch.where(last, value * ~ends[:, None], value.roll(-1, 1))
         delta = (reward + self.args.gamma * following - value) * kept
         return discounted(delta, self.args.gamma * self.args.gae)  # (5)
 
     def improve(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """One step of pi: what mean_t A log pi gained, the step's KL and the factor of x; obs (B, S), action (B, A).
+        """One step of pi: what mean_t A log pi gained by it, its KL, and the factor of x.
 
-        advantage (B,), whitened; weight (B,): 1 / N for kept steps, else 0, so that a sum is mean_t.
+        obs (B, S), action (B, A), advantage (B,), whitened; weight (B,): 1 / N, or 0 where nothing is kept.
         """
         actor, parameters = self.actor, list(self.actor.parameters())
 
@@ -384,8 +408,11 @@ class MOReL:
         log_prob, old = actor.log_prob(mean, action), (mean.detach(), actor.log_std.detach().clone())
         g = gradient(weighted @ log_prob, retain_graph=True)  # (6)
         slope = gradient(weight @ actor.kl(mean, *old), create_graph=True)
-        x = conjugate_gradient(lambda v: gradient(slope, grad_outputs=v, retain_graph=True) + self.args.damping * v,
-                               g, self.args.cg_steps)
+
+        def product(v):  # (F + eta I) v
+            return gradient(slope, grad_outputs=v, retain_graph=True) + self.args.damping * v
+
+        x = conjugate_gradient(product, g, self.args.cg_steps)
         factor = (self.args.delta / (g @ x + 1e-10)).abs().sqrt()
         with torch.no_grad():
             step = (factor * x).split([p.numel() for p in parameters])
@@ -395,7 +422,7 @@ class MOReL:
             return weighted @ (actor.log_prob(mean, action) - log_prob), weight @ actor.kl(mean, *old), factor
 
     def fit_baseline(self, features: Tensor, returns: Tensor, kept: Tensor) -> None:
-        """An epoch over the kept rows, without the last full batch: features (B, S + 4), returns (B,), kept (B,)."""
+        """An epoch over the kept rows: features (B, S + 4), returns (B,), kept (B,)."""
         size, optimizer = self.args.batch_size, self.baseline_optimizer
         keys = torch.rand(len(kept), generator=self.rng, device=kept.device)
         order = torch.where(kept, keys, 2.0).argsort()  # kept rows first
@@ -417,15 +444,17 @@ class MOReL:
         advantage = self.advantage(reward, value.view_as(reward), kept, last, terminal).flatten()
         advantage = advantage - weight @ advantage
         advantage = advantage / ((weight @ advantage**2).sqrt() + 1e-6)  # whitened
-        returns, obs, action = discounted(reward, self.args.gamma).flatten(), obs.flatten(0, 1), action.flatten(0, 1)
+        returns = discounted(reward, self.args.gamma).flatten()
+        obs, action = obs.flatten(0, 1), action.flatten(0, 1)
         gain, kl, factor = self.improve(obs, action, advantage, weight)
         self.fit_baseline(features, returns, kept.flatten())
         if not log:
             return {}
         episodes, square = kept[:, 0].sum().clamp(min=1), weight @ returns**2
-        return {"actor_loss": -gain, "imagined_return": reward.sum() / episodes, "length": kept.sum() / episodes,
-                "samples": kept.sum(), "halted": halted.sum() / episodes, "disc": weight @ disc.flatten(),
-                "baseline_error": weight @ (returns - value) ** 2 / (square + 1e-8), "kl": kl, "factor": factor,
+        return {"actor_loss": -gain, "imagined_return": reward.sum() / episodes,
+                "length": kept.sum() / episodes, "samples": kept.sum(), "halted": halted.sum() / episodes,
+                "disc": weight @ disc.flatten(), "kl": kl, "factor": factor,
+                "baseline_error": weight @ (returns - value) ** 2 / (square + 1e-8),
                 "log_std": self.actor.log_std.detach().mean()}
 
 
