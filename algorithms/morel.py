@@ -57,7 +57,7 @@ from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.graph import side_by_side
-from common.pretraining import pretrain
+from common.pretraining import Stage, pretrain
 from common.run import Run
 from common.terminations import robot_of
 
@@ -183,31 +183,24 @@ class Actor(MLP):
         return self(self.mask * obs).clamp(-1, 1)
 
 
-class Cloning:
-    """Adam on (4), rows with replacement, before the first update; common/pretraining.py runs it."""
-    name, kept = "cloning", ("network",)  # of its log; what it leaves for others
+class Regression(Stage):
+    """Adam on squared errors before the first update; common/pretraining.py runs it."""
 
     def __init__(self, network: Model | Actor, data: Dataset, args: Args, seed: int, rows: Tensor):
         self.network, self.data, self.rows, self.step, self.epoch = network, data, rows, 0, 0
-        self.epochs = getattr(args, flag := f"{self.name}_epochs")
-        # what is learned does not depend on the other flags, and is kept for runs that have others
-        self.args = Args(batch_size=args.batch_size, lr=args.lr, **{flag: self.epochs})
+        flags = "batch_size", "lr", f"{self.name}_epochs"  # the result depends on no others
+        self.args = Args(**{flag: getattr(args, flag) for flag in flags})
         self.rng = torch.Generator(data.device).manual_seed(seed)
         self.optimizer = torch.optim.Adam([*network.weights, *network.biases], args.lr, fused=True,
                                           capturable=data.device.type == "cuda")
-        self.total = torch.zeros(len(network.weights[0]), device=data.device)  # of this epoch's losses
-        self.error = torch.inf  # mean of the last epoch's
-        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
         self.order, self.steps = self.draw(), len(rows) // args.batch_size
+        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
+        self.total = torch.zeros(len(self.order), device=data.device)  # of this epoch's losses
+        self.error = torch.inf  # mean of the last epoch's
 
     @property
     def done(self) -> bool:
-        return self.epoch >= self.epochs
-
-    def draw(self) -> Tensor:
-        """Rows of an epoch, for each network: (1, N)."""
-        n = len(self.rows)
-        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
+        return self.epoch >= getattr(self.args, f"{self.name}_epochs")
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         columns = self.column + torch.arange(self.args.batch_size, device=self.data.device)
@@ -233,9 +226,18 @@ class Cloning:
     finish = status
 
 
-class ModelFit(Cloning):
-    """Likewise on (1): each network has its own order of all rows; an incomplete last batch is left out."""
-    name = "model"
+class Cloning(Regression):
+    """Of the policy's mean, on rows drawn with replacement."""
+    name, kept = "cloning", ("network",)
+
+    def draw(self) -> Tensor:  # an epoch's rows, (1, N)
+        n = len(self.rows)
+        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
+
+
+class ModelFit(Regression):
+    """Each network has its own order of all rows; an incomplete last batch is left out."""
+    name, kept = "model", ("network",)
 
     def draw(self) -> Tensor:  # (4, N)
         keys = torch.rand((4, len(self.rows)), generator=self.rng, device=self.data.device)
@@ -243,7 +245,7 @@ class ModelFit(Cloning):
 
     @torch.no_grad()
     def finish(self) -> str:
-        for rows in self.rows.split(2**13):  # in pieces: many rows' hidden units take much memory
+        for rows in self.rows.split(2**11):  # in pieces: many rows' hidden units take much memory
             obs, action, _ = self.network.columns(self.data.split(self.data.rows[rows]))
             most = torch.maximum(self.network.spread, disagreement(self.network(obs, action)).amax())
             self.network.spread.copy_(most)
@@ -394,7 +396,7 @@ class MOReL:
         delta = (reward + self.args.gamma * following - value) * kept
         return discounted(delta, self.args.gamma * self.args.gae)  # (5)
 
-    def improve(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def improve_policy(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> list[Tensor]:
         """One step of pi: what mean_t A log pi gained by it, its KL, and the factor of x.
 
         obs (B, S), action (B, A), advantage (B,), whitened; weight (B,): 1 / N, or 0 where nothing is kept.
@@ -419,9 +421,9 @@ class MOReL:
             torch._foreach_add_(parameters, [part.view_as(p) for part, p in zip(step, parameters)])  # (7)
             actor.log_std.clamp_(self.args.min_log_std, 1.0)
             mean = actor(obs)
-            return weighted @ (actor.log_prob(mean, action) - log_prob), weight @ actor.kl(mean, *old), factor
+            return [weighted @ (actor.log_prob(mean, action) - log_prob), weight @ actor.kl(mean, *old), factor]
 
-    def fit_baseline(self, features: Tensor, returns: Tensor, kept: Tensor) -> None:
+    def improve_baseline(self, features: Tensor, returns: Tensor, kept: Tensor) -> None:
         """An epoch over the kept rows: features (B, S + 4), returns (B,), kept (B,)."""
         size, optimizer = self.args.batch_size, self.baseline_optimizer
         keys = torch.rand(len(kept), generator=self.rng, device=kept.device)
@@ -446,8 +448,8 @@ class MOReL:
         advantage = advantage / ((weight @ advantage**2).sqrt() + 1e-6)  # whitened
         returns = discounted(reward, self.args.gamma).flatten()
         obs, action = obs.flatten(0, 1), action.flatten(0, 1)
-        gain, kl, factor = self.improve(obs, action, advantage, weight)
-        self.fit_baseline(features, returns, kept.flatten())
+        gain, kl, factor = self.improve_policy(obs, action, advantage, weight)
+        self.improve_baseline(features, returns, kept.flatten())
         if not log:
             return {}
         episodes, square = kept[:, 0].sum().clamp(min=1), weight @ returns**2
