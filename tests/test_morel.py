@@ -13,7 +13,7 @@ from algorithms import morel
 from algorithms.morel import Args, MOReL, before, conjugate_gradient, discounted, disagreement
 from common import InputError
 from tests import recipe
-from tests.helpers import FLAGS, ROOT, Pause, Script, make_data, parameters, run_script
+from tests.helpers import FLAGS, ROOT, Pause, Script, make_data, parameters, run_script, write_npz
 from tests.recipe import tensor
 from tests.recipe_models import SCALE, SHIFT, A, S, close, golden, norms, normals
 from tests.test_resume import RARELY, common_flags, only_folder, same_results
@@ -424,12 +424,20 @@ def test_other_robots(robot, reward, fallen):
     agent.update()
 
 
-@pytest.mark.parametrize("env, obs_size, rows, message", [
-    ("pen-human-v1", 45, 100, "imagined rewards are known for D4RL's hopper"), ("hopper-medium-v2", 17, 100, "not for hopper with 17"),
-    ("hopper-medium-v2", 11, 10, "rows that go on fill no batch of 16"), ("data.npz", 11, 100, "not for auto")])
-def test_bad_input(env, obs_size, rows, message):
+@pytest.mark.parametrize("env, obs_size, message", [
+    ("pen-human-v1", 45, "imagined rewards are known for D4RL's hopper"), ("hopper-medium-v2", 17, "not for hopper with 17"),
+    ("data.npz", 11, "not for auto")])
+def test_rewards_that_are_not_known(env, obs_size, message):
     with pytest.raises(InputError, match=message):
-        MOReL(Args(env=env, batch_size=16, device="cpu"), make_data(rows, obs_size), 0)
+        MOReL(Args(env=env, device="cpu"), make_data(300, obs_size), 0)
+
+
+def test_too_few_rows(tmp_path):
+    write_npz(tmp_path / "hopper.npz", 20)
+    args = Args(env=str(tmp_path / "hopper.npz"), eval_env="hopper-medium-v2", runs=tmp_path / "runs", device="cpu")
+    with pytest.raises(InputError, match="rows that go on fill no batch of 256"):
+        morel.main(args)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_gradients_reach_their_own_parameters():
@@ -460,8 +468,7 @@ def test_rows_of_the_model_fit():
 
 def test_a_networks_loss_moves_it_alone():
     agent = small()
-    agent.fit_model()
-    loss = agent.model.losses(agent.data.split(agent.data.rows[:16].expand(4, -1, -1)))[2]
+    loss = agent.fit_model().losses(torch.arange(16).expand(4, -1))[2]
     for gradient in torch.autograd.grad(loss, [*agent.model.weights, *agent.model.biases]):
         assert [bool(part.any()) for part in gradient] == [False, False, True, False]
 
@@ -471,9 +478,9 @@ def test_the_largest_disagreement_is_of_all_rows():
     agent = small(rows=2**11 + 700, c=0.5)
     fit = agent.fit_model()
     told = fit.finish()
-    obs, action, _ = agent.model.columns(agent.data)
+    obs, action, _ = fit.columns(fit.rows)
     with torch.no_grad():
-        most = disagreement(agent.model(obs, action))[fit.rows].max()
+        most = disagreement(agent.model(obs, action)).max()
     assert agent.model.spread.item() == pytest.approx(most.item(), rel=1e-5) and f"{most:.4g}" in told
 
 
@@ -536,7 +543,7 @@ def test_the_model_learns_a_linear_system(rows, epochs, limit):
         rows = fit.end_epoch()
     fit.finish()
     assert max(row["train"] for row in rows) < limit
-    obs, action, _ = agent.model.columns(agent.data)
+    obs, action, _ = fit.columns(fit.rows)
     with torch.no_grad():
         assert disagreement(agent.model(obs[:20], 10 * action[:20] / action[:20].abs())).min() > agent.model.spread
         still = agent.model(obs, action) - obs
