@@ -429,7 +429,7 @@ class MOReL:
         for step in range(max(len(kept) // size - 1, 1)):
             rows = slice(size * step, size * (step + 1))
             errors = (self.baseline(features[rows])[0, :, 0] - returns[rows]) ** 2
-            optimizer.found_inf = (step >= steps).float()  # 1: Adam makes no step, as the epoch is over
+            optimizer.found_inf = (step >= steps).float()  # 1: the epoch is over, and Adam makes no step
             descend(optimizer, kept[rows] @ errors / kept[rows].sum().clamp(min=1))  # (8)
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
