@@ -81,11 +81,11 @@ class Args(RunArgs):
     cosine: bool = True  # (8); off: constant
     critic_lr: Positive = 3e-4  # of the critics
     alpha_lr: Positive = 1e-4  # of log_alpha
-    alpha_max: Positive | None = 1.0  # most that alpha is in (3) and (5); none: no limit
+    alpha_max: Annotated[float | None, within("(0, inf)")] = 1.0  # most that alpha is; none: no limit
     target_entropy: Annotated[float | None, within("(-inf, inf)")] = None  # in (6); default: -A
     gamma: Fraction = 0.99  # discount in (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
 
