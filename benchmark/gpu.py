@@ -331,6 +331,7 @@ def speed(session: Session, until: float, log) -> None:
 
 def flags_of(session: Session, algorithm: str) -> list[str]:
     few = ["--num-critics", "2"] if algorithm in ("sac_n", "edac", "pbrl", "rorl") else []
+    few += ["--horizon", "6", "--starts", "2"] if algorithm == "morel" else []
     return FLAGS.get(algorithm, []) + ([] if session.cuda else TINY + few)
 
 
