@@ -40,7 +40,7 @@ Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penal
 over the batch's imagined rows, clamped the share of the batch that the clamp of (3) holds. imagined_reward
 has no penalty in it. The rest is as in mopo.py.
 
-Read before: mopo.py (81 lines of code differ).
+Read before: mopo.py (80 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 

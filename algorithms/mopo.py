@@ -42,7 +42,7 @@ penalty is large. Of a batch's imagined rows, penalty is the mean of lambda u, i
 and imagined_done the share that end. actor_loss is (5). alpha falls from 1, entropy is -mean_b log pi(a~|s)
 and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (148 lines of code differ).
+Read before: sac_n.py (149 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -287,12 +287,13 @@ class MOPO:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        imagined = Batch(*(column[self.real:] for column in batch))
-        penalty = self.penalty(self.model.predict(imagined.obs, imagined.action)[1])
+        penalty = self.penalty(self.model.predict(batch.obs[self.real:], batch.action[self.real:])[1])
+        imagined = max(1, len(penalty))  # rows
         return {"critic_loss": critic_loss / 2, "q": q.mean(), "target": target.mean(),
-                "penalty": penalty.mean(), "imagined_reward": imagined.reward.mean(),
-                "imagined_done": imagined.done.mean(), "actor_loss": actor_loss, "alpha": self.alpha(),
-                "entropy": -log_prob.mean()}
+                "penalty": penalty.sum() / imagined,
+                "imagined_reward": batch.reward[self.real:].sum() / imagined,
+                "imagined_done": batch.done[self.real:].sum() / imagined, "actor_loss": actor_loss,
+                "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
 def main(args: Args):
