@@ -17,7 +17,7 @@ import inspect
 import io
 import pickle
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations, zip_longest
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -31,6 +31,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from algorithms.mopo import MODEL
 from benchmark.engine.runs import agent_class
 from common import InputError, dynamics
 from tests.helpers import make_data
@@ -286,6 +287,27 @@ def test_updates_fit_a_cuda_graph(path, data, monkeypatch):
     check_file(path, data, monkeypatch)
 
 
+def test_a_models_training_fits_a_cuda_graph(data):
+    """Its steps are all the same, but for the last batch of an epoch, which is smaller and a phase of its own."""
+    preset = replace(MODEL, batch_size=24)  # 64 rows, 12 of them held out: batches of 24, 24 and 4
+    fit = dynamics.Fit(dynamics.Ensemble(11, 3, preset, torch.Generator()), data, preset, 0)
+    moved_fit, steps = moved(fit, "meta"), {}
+    for step in range(6):
+        before = dict(vars(moved_fit))
+        moved_fit.step = step
+        phase = moved_fit.phase
+        with NoHostData(), Recorder(moved_fit.rng) as recorder:
+            assert moved_fit.update() == {}
+        assert {name for name in before if getattr(moved_fit, name) is not before[name]} <= {"step"} and moved_fit.step == step + 1
+        steps.setdefault(phase, []).append(recorder.operations)
+    assert [len(found) for found in steps.values()] == [4, 2] and steps[False][1] == steps[False][3] and steps[True][0] == steps[True][1]
+    assert steps[False][1] != steps[True][0]
+    with FakeTensorMode():
+        faked = moved(fit, "cpu")
+        for _ in range(4):
+            faked.update()
+
+
 @dataclass
 class Shared:
     device: str = "cpu"
@@ -405,6 +427,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from algorithms.mopo import MODEL
 from benchmark.engine.runs import agent_class
 from common import InputError, dynamics
 
