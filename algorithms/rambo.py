@@ -58,7 +58,7 @@ start of the last chain, which are 0 until there was one. holdout is the elites'
 common/dynamics.py on standardised states: it should stay where it began. model.csv is as in mopo.py.
 cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be skipped.
 
-Read before: mopo.py (228 lines of code differ).
+Read before: mopo.py (229 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
