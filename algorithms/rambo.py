@@ -50,15 +50,16 @@ Paper / authors' code / here:
 - A run whose mean Q passes 1e10 has diverged, as in the code. At the log's next row it ends: exit code 1.
 
 Logged: critic_loss is (6) / 2. q is the mean of Qk(s, a) and target that of (5). actor_loss is (7). alpha
-falls from 1, entropy is -mean_b log pi(a~|s) and goes to A's negative. Of the last rollout: imagined_reward,
-a mean, and alive, the share of rows that were not past an end. model_loss is L and adversary_loss (3).
+falls from 1, entropy is -mean_b log pi(a~|s) and goes to A's negative. Of a batch's imagined rows,
+imagined_reward is the mean reward, imagined_done the share that end. model_loss is L and adversary_loss (3).
 log_likelihood is the mean of (1), advantage that of (2). A row's numbers are those of its update. Of whoever
 did not move in it, the row repeats older ones: the agent's first of this iteration, or the model's at the
 start of the last chain, which are 0 until there was one. holdout is the elites' error now, (3) of
 common/dynamics.py on standardised states: it should stay where it began. model.csv is as in mopo.py.
-cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be skipped.
+cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be
+skipped.
 
-Read before: mopo.py (232 lines of code differ).
+Read before: mopo.py (224 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
@@ -73,7 +74,7 @@ from torch import Tensor, nn
 from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
-from common.dynamics import Ensemble, Fit, Preset, Ring, shuffle, split, supervised_loss
+from common.dynamics import Ensemble, Fit, Preset, Ring, adam, shuffle, split, supervised_loss
 from common.graph import side_by_side
 from common.pretraining import Stage, pretrain
 from common.run import Run
@@ -285,18 +286,15 @@ class RAMBO:
         self.train, self.holdout = split(data, MODEL, seed)  # as the model's Fit has it
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
+        self.real = int(args.batch_size * args.real_ratio)  # rows of a batch
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
-        adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
-        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
-        groups = [dict(params=[weight], weight_decay=decay)
-                  for weight, decay in zip(self.model.weights, MODEL.decay)]
-        groups.append(dict(params=[*self.model.biases, self.model.max_log_var, self.model.min_log_var]))
-        self.model_optimizer = torch.optim.Adam(groups, args.adversary_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last rollout: mean reward, share alive
+        options = dict(fused=True, capturable=data.device.type == "cuda")
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **options)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **options)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **options)
+        self.model_optimizer = adam(self.model, MODEL.decay, args.adversary_lr)
         self.chain = torch.zeros(args.batch_size, data.obs_size, device=data.device)  # the adversary's states
-        self.agent_log = torch.zeros(6, device=data.device)  # numbers of the iteration's first update
+        self.agent_log = torch.zeros(8, device=data.device)  # numbers of the iteration's first update
         self.model_log = torch.zeros(4, device=data.device)  # likewise of the chain's first step
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
         self.step = 0
@@ -337,7 +335,7 @@ class RAMBO:
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -346,17 +344,12 @@ class RAMBO:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            told = torch.stack([reward, torch.ones_like(reward)])
-            totals += torch.where(alive, told, 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
-        real = int(self.args.batch_size * self.args.real_ratio)
-        index = torch.randint(len(self.data.rows), (real,), generator=self.rng, device=self.data.device)
-        imagined = self.ring.sample(self.args.batch_size - real, self.rng)
+        index = torch.randint(len(self.data.rows), (self.real,), generator=self.rng, device=self.data.device)
+        imagined = self.ring.sample(self.args.batch_size - self.real, self.rng)
         return self.data.split(torch.cat([self.data.rows[index], imagined]))
 
     def alpha(self) -> Tensor:
@@ -378,7 +371,7 @@ class RAMBO:
         return -self.log_alpha * (log_prob.detach().mean() - self.data.action_size)  # (8)
 
     def agent_step(self, log: bool) -> Tensor | None:
-        """An update of critics, actor and alpha; its numbers (6,), if they are wanted."""
+        """An update of critics, actor and alpha; its numbers (8,), if they are wanted."""
         batch = self.sample()
         target, q = self.critic_target(batch), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
@@ -390,9 +383,10 @@ class RAMBO:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return None
-        q = q.mean()
+        q, imagined = q.mean(), max(1, len(target) - self.real)  # rows
         q = torch.where(q.abs() > 1e10, torch.inf, q)  # diverged: common/run.py ends the run
-        numbers = critic_loss / 2, q, target.mean(), actor_loss, self.alpha(), -log_prob.mean()
+        reward, done = (column[self.real:].sum() / imagined for column in (batch.reward, batch.done))
+        numbers = critic_loss / 2, q, target.mean(), reward, done, actor_loss, self.alpha(), -log_prob.mean()
         return torch.stack(numbers).detach()
 
     @torch.no_grad()
@@ -466,11 +460,10 @@ class RAMBO:
             kept.copy_(numbers)
         if not log:
             return {}
-        critic_loss, q, target, actor_loss, alpha, entropy = agent_log.clone().unbind()
+        critic_loss, q, target, reward, done, actor_loss, alpha, entropy = agent_log.clone().unbind()
         model_loss, adversary_loss, log_likelihood, advantage = model_log.clone().unbind()
-        reward, alive = self.imagined.clone().unbind()
         return {"critic_loss": critic_loss, "q": q, "target": target, "imagined_reward": reward,
-                "alive": alive, "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy,
+                "imagined_done": done, "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy,
                 "model_loss": model_loss, "adversary_loss": adversary_loss, "log_likelihood": log_likelihood,
                 "advantage": advantage, "holdout": self.holdout_error()}
 

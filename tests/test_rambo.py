@@ -277,12 +277,12 @@ def test_who_moves():
 def test_rollouts_use_the_model_as_it_is_now():
     agent = small()
     agent.update()
-    first = agent.imagined.clone()
     with torch.no_grad():
         agent.model.biases[-1][..., D - 1] += 100  # rewards
-    agent.step = 8
+    agent.step, first = 8, int(agent.ring.size)
     agent.update()
-    assert agent.imagined[0] > first[0] + 50
+    reward = agent.data.split(agent.ring.rows).reward
+    assert reward[:first].max() < 50 < reward[first:int(agent.ring.size)].min() and agent.ring.size > first
 
 
 def test_own_rows_for_every_network_and_none_held_out():
@@ -361,7 +361,7 @@ def test_ends_are_told_from_raw_states(double):
     agent.play(agent.data.obs)
     for obs, _, next_obs in seen:
         assert torch.allclose(next_obs[:, :2], torch.tensor([1.1, 0.0])) and not terminal(obs, None, next_obs)[:1]
-    assert agent.imagined[1] == 1 and len(seen) == 2
+    assert agent.ring.size == agent.args.rollout_batch and len(seen) == 2
 
 
 def test_an_elite_draws_a_fifth_of_the_rows(double):
