@@ -170,8 +170,8 @@ class Regression(Stage):
         flags = "batch_size", "lr", f"{self.name}_epochs"  # the result depends on no others
         self.args = Args(**{flag: getattr(args, flag) for flag in flags})
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        self.optimizer = torch.optim.Adam([*network.weights, *network.biases], args.lr, fused=True,
-                                          capturable=data.device.type == "cuda")
+        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
+        self.optimizer = torch.optim.Adam(network.parameters(), **adam)
         self.order, self.steps = self.draw(), len(rows) // args.batch_size
         self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
         self.total = torch.zeros(len(self.order), device=data.device)  # of this epoch's losses

@@ -323,10 +323,12 @@ def test_the_fisher_matrix(double, monkeypatch):
 
 
 def test_log_std_stays_in_its_range():
-    agent = small(min_log_std=-0.25)
-    agent.args.delta = 1000.0
-    agent.update()
-    assert agent.actor.log_std.min() >= -0.25 and agent.actor.log_std.max() <= 1
+    for start, end in ((-3.0, -0.25), (3.0, 1.0)):
+        agent = small(min_log_std=-0.25, delta=1e-6)
+        with torch.no_grad():
+            agent.actor.log_std.fill_(start)
+        agent.update()
+        assert agent.actor.log_std.tolist() == [end] * A
 
 
 @pytest.mark.parametrize("kept", [300, 65, 40, 16, 5])
