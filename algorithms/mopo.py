@@ -1,17 +1,17 @@
 """MOPO: Model-based Offline Policy Optimization. Yu et al., NeurIPS 2020, arXiv:2005.13239.
 
-A model of the robot is learned from the data, and an actor practises in it with Soft Actor-Critic (SAC). Where the
-data are silent the model is wrong, and an actor finds the places where it is wrong in the actor's favour. MOPO
-charges for every imagined step: the reward is lowered by lambda times how unsure the model is there. If that
-measure bounds the model's error, the return in the model is at most the true one, so it is safe to maximise.
-COMBO, RAMBO and MOBILE start from here.
+A model of the robot is learned from the data, and an actor practises in it with Soft Actor-Critic (SAC).
+Where the data are silent the model is wrong, and an actor finds the places where it is wrong in the actor's
+favour. MOPO charges for every imagined step: the reward is lowered by lambda times how unsure the model is
+there. If that measure bounds the model's error, the return in the model is at most the true one. So it is
+safe to maximise. COMBO, RAMBO and MOBILE start from here.
 
-The model (common/dynamics.py) has seven networks. Each gives for a state s and an action a the mean mu_e and the
-standard deviation sigma_e of D numbers: the change of the state and the reward. Of the five best networks, the
-elites, one is drawn for each step. s' is the next state, and d = 1 where the episode ends. mean_b is the mean over
-a batch, of which a share f are real rows; the others are imagined. A prime on Q marks a target network, k counts
-the two critics, i the A dimensions of an action. pi gives the mean and std of a Gaussian variable z, and the action
-is tanh(z). alpha, the temperature, is the weight of the entropy.
+The model (common/dynamics.py) has seven networks. Each gives, for a state s and an action a, the mean mu_e
+and the standard deviation sigma_e of D numbers: the change of the state, and the reward. Of the five best
+networks, the elites, one is drawn for each step. s' is the next state, and d = 1 where the episode ends.
+mean_b is the mean over a batch, of which a share f are real rows; the others are imagined. A prime on Q
+marks a target network, k counts the two critics, i the A dimensions of an action. pi gives the mean and std
+of a Gaussian variable z, and the action is tanh(z). alpha, the temperature, is the weight of the entropy.
 
     u(s, a) = max_e |sigma_e(s, a)|, all seven networks, Euclidean norm over all D numbers                 (1)
     imagined reward = r - lambda u(s, a),  [s' - s, r] = mu_e + sigma_e xi,  xi ~ N(0, I)                  (2)
@@ -25,24 +25,25 @@ is tanh(z). alpha, the temperature, is the weight of the entropy.
 Before the first update of a block the model imagines k steps from each of 50,000 states of the data. What it
 imagined in the last five blocks is kept, first in, first out.
 
-Paper / authors' code / OfflineRL-Kit / here. The Kit, a library, tuned the v2 datasets; the authors made v0's:
+Paper / authors' code / here (v2 datasets have the values of OfflineRL-Kit, a library; v0 the authors'):
 - (1): The paper writes the norm of the covariance. The codes take standard deviations, followed here.
 - (2): The reward is one of the D numbers: it is sampled, and it counts in u. Real rows keep their reward.
 - (4): The authors write half of it. With Adam only the tiny eps notices.
 - (3): With v2 datasets alpha is at most 1 in the losses, as in the Kit; the authors have no such limit.
 - (6): The target entropy is -A with v2 datasets, as in the Kit, and -3 for every robot with the authors' v0.
 - (8): This is the Kit's; the authors' learning rate is constant.
-- The losses use the parameters after the step of the loss before: critics, then actor, then alpha, as in the Kit.
+- Critics, actor and alpha make their steps one after another, as in the Kit, not from one set of weights.
 - Initial weights are PyTorch's, as in the Kit. The authors' are Glorot's.
-- The authors' buffer keeps the last million rows of a dataset, half of medium-expert. Here all rows are used.
+- The authors' buffer keeps a dataset's last million rows, half of medium-expert. Here all are used.
 - (7): The authors' form. The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 
 Logged: critic_loss is (4) / 2. q is the mean of Qk(s, a) and target that of (3): below the return where the
-penalty is large. penalty is the mean of lambda u over what the last block imagined, alive its share of rows that
-were not past an end, imagined_reward the mean of (2). actor_loss is (5). alpha falls from 1, entropy is
--mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
+penalty is large. penalty is the mean of lambda u over what the last block imagined, alive its share of rows
+that were not past an end, imagined_reward the mean of (2). actor_loss is (5). alpha falls from 1, entropy is
+-mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and
+network.
 
-Read before: sac_n.py (150 lines of code differ).
+Read before: sac_n.py (152 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -61,14 +62,14 @@ from common.dynamics import Ensemble, Fit, Preset, Ring, draw
 from common.graph import side_by_side
 from common.pretraining import pretrain
 from common.run import Run
-from common.terminations import termination
+from common.terminations import Rule, termination
 
 
 @dataclass
 class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
-    updates: Count = 3_000_000  # gradient steps after the model's training, and the length of the schedule (8)
+    updates: Count = 3_000_000  # gradient steps after the model's training; the length of (8)
     penalty_coef: NonNegative = 1.0  # lambda in (2); 0: no pessimism, which is MBPO
     rollout_length: Size = 5  # k, steps imagined from each state
     rollout_batch: Size = 50_000  # states of the data from which steps are imagined
@@ -85,7 +86,7 @@ class Args(RunArgs):
     gamma: Fraction = 0.99  # discount in (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
     model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
-    termination: str = "auto"  # of imagined episodes: hopper, walker2d, ..., never, or auto, the data's own task
+    termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
 
 def _table(**rows):
@@ -102,10 +103,11 @@ PAPER = {f"{name}-v2": values for name, values in _table(
 _V0 = _table(random=((5, 0.5), (5, 1.0), (1, 1.0)), medium=((1, 1.0), (5, 5.0), (5, 5.0)),
              medium_replay=((5, 1.0), (5, 1.0), (1, 1.0)), medium_expert=((5, 5.0), (5, 1.0), (1, 2.0)))
 PAPER |= {f"{name}-v2": values for name, values in _V0.items() if name.endswith("random")}  # unverified
-_AUTHORS = dict(updates=1_000_000, actor_lr=3e-4, cosine=False, alpha_lr=3e-4, alpha_max=None, target_entropy=-3.0)
+_AUTHORS = dict(updates=1_000_000, actor_lr=3e-4, cosine=False, alpha_lr=3e-4, alpha_max=None,
+                target_entropy=-3.0)
 PAPER |= {f"{name}-v0": _AUTHORS | values for name, values in _V0.items()}
 
-MODEL = Preset(hidden=(200, 200, 200, 200), decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=1e-3, max_log_var=0.5,
+MODEL = Preset(hidden=(200,) * 4, decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=1e-3, max_log_var=0.5,
                min_log_var=-10.0, bound_coef=0.01, holdout=0.2, holdout_rows=1_000, patience=5)  # both codes'
 
 
@@ -184,15 +186,16 @@ class MOPO:
         self.actor = Actor(data.obs_size, data.action_size, init).to(data.device)
         self.critics = Critics(data.obs_size, data.action_size, init).to(data.device)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
-        init = torch.Generator().manual_seed(seed)  # one of its own: the same model whatever the networks above
+        init = torch.Generator().manual_seed(seed)  # its own: one model, whatever the networks above
         self.model = Ensemble(data.obs_size, data.action_size, MODEL, init).to(data.device)
-        self.ring = Ring(args.retain * args.rollout_length * args.rollout_batch, data.rows.shape[1]).to(data.device)
+        capacity = args.retain * args.rollout_length * args.rollout_batch
+        self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
-        self.imagined = torch.zeros(3, device=data.device)  # means over the last block: penalty, reward, share alive
+        self.imagined = torch.zeros(3, device=data.device)  # of the last block: penalty, reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -212,7 +215,7 @@ class MOPO:
 
     @torch.no_grad()
     def imagine(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Action (n, A), next state (n, S), penalised reward (n,) and penalty (n,) of one step from obs (n, S)."""
+        """Of a step from obs (n, S): action (n, A), next state (n, S), penalised reward and penalty (n,)."""
         action, _ = self.actor.sample(obs, self.rng)
         mean, log_var = self.model.predict(obs, action)  # (7, n, D)
         elite = torch.randint(len(self.model.elites), (len(obs),), generator=self.rng, device=obs.device)
@@ -224,7 +227,7 @@ class MOPO:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from each of `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
         n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
@@ -271,7 +274,8 @@ class MOPO:
         self.rollout()
         if self.args.cosine:
             blocks = math.ceil(self.args.updates / self.args.rollout_every)
-            self.actor_lr.copy_(self.args.actor_lr / 2 * (1 + torch.cos(math.pi / blocks * self.block)))  # (8)
+            cosine = torch.cos(self.block * math.pi / blocks)
+            self.actor_lr.copy_(self.args.actor_lr * (1 + cosine) / 2)  # (8)
         self.block += 1
 
     def update(self, log: bool = True) -> dict[str, Tensor]:

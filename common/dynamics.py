@@ -26,6 +26,7 @@ from torch.nn.functional import softplus
 
 from common import InputError
 from common.data import Dataset
+from common.pretraining import Stage
 
 PIECE = 2**11  # rows of a piece, in `predict`
 
@@ -161,12 +162,9 @@ def split(data: Dataset, preset: Preset, seed: int) -> tuple[Tensor, Tensor]:
     return known[order[held:]], known[order[:held]]
 
 
-class Fit:
-    """Training of an ensemble, an Adam step at each `update`, as the agents of common/graph.py make them.
-
-    `pretrain` (common/pretraining.py) runs it: `steps` updates, then `end_epoch`, until `done`, and `finish` last.
-    """
-    name, kept = "model", ("model",)  # of its log; what it leaves for others
+class Fit(Stage):
+    """Training of an ensemble, an Adam step at each `update`; common/pretraining.py runs it."""
+    name, kept = "model", ("model",)
 
     def __init__(self, model: Ensemble, data: Dataset, preset: Preset, seed: int):
         self.model, self.data, self.args = model, data, preset
@@ -245,7 +243,6 @@ class Fit:
         return rows
 
     def status(self) -> str:
-        """A line about the last epoch, for a progress bar."""
         return f"held-out error {self.best.mean().item():.3g}, patience {self.waited} of {self.args.patience + 1}"
 
     @torch.no_grad()

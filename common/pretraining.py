@@ -28,13 +28,33 @@ from common.sources import cache_file
 VERSION = 1  # of common/dynamics.py: one more where the same data and seed give another model than before
 
 
-def pretrain(run, makers: list) -> None:
-    """Train one thing after another; nothing, where a resumed run's checkpoint has them already.
+class Stage:
+    """What is trained before the first update, for instance a model: common/dynamics.py's `Fit`.
 
-    `makers`: for each of the run's seeds a function that makes what common/dynamics.py's `Fit` is: `name`, of its log;
-    `kept`, the names of its attributes that others use afterwards; `args`, a dataclass of its settings; `data`;
-    `update`, `step` and `phase` as agents have them; `steps` of an epoch; `end_epoch()`, rows of the log; `done`;
-    `status()`; `finish()`, a line about the result. The log is NAME.csv in the run's folder.
+    It has `args`, a dataclass of its settings, and `data`; `update(log)`, `rng`, `step` and perhaps `phase`, as agents
+    have them (common/graph.py); `steps`, the updates of an epoch; and `done`. All that training changes is in
+    attributes that a checkpoint can save.
+    """
+    name: str  # of its log, NAME.csv in the run's folder
+    kept: tuple[str, ...]  # the attributes that others use afterwards
+
+    def end_epoch(self) -> list[dict]:
+        """What an epoch's end does, and rows of the log: {column: number}."""
+        raise NotImplementedError
+
+    def status(self) -> str:
+        """A few words about the last epoch, for a progress bar."""
+        return ""
+
+    def finish(self) -> str:
+        """What the end does, and a line about the result."""
+        return "done"
+
+
+def pretrain(run, makers: list) -> None:
+    """Train one stage after another; nothing, where a resumed run's checkpoint has them already.
+
+    `makers`: for each of the run's seeds a function that makes its Stage.
     RunError: a number of the log is not finite. InputError: a kept file that is broken. KeyboardInterrupt: stopped.
     """
     if run.step:
@@ -50,7 +70,7 @@ def pretrain(run, makers: list) -> None:
 
 
 class Pretraining:
-    def __init__(self, run, seed: int, fit, lines: list[str]):
+    def __init__(self, run, seed: int, fit: Stage, lines: list[str]):
         self.run, self.seed, self.fit = run, seed, fit
         self.before, self.lines = lines, []  # of the log: of other seeds, of this one
         self.key = _key(fit, seed)
@@ -155,7 +175,7 @@ class Pretraining:
         return state
 
 
-def _key(fit, seed: int) -> str:
+def _key(fit: Stage, seed: int) -> str:
     """SHA-256 of all that the result depends on: data, seed, settings, initial weights, and the code that does it."""
     digest = hashlib.sha256()
     parts = [fit, *(getattr(fit, name) for name in fit.kept)]

@@ -6,6 +6,7 @@ The authors' codes differ from each other and from these rules only there: see t
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 
@@ -57,6 +58,7 @@ def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
 RULES = {"hopper": hopper, "walker2d": walker2d, "halfcheetah": halfcheetah, "ant": ant, "humanoid": humanoid,
          "pen": pen, "never": never}
+Rule = Literal["auto", "hopper", "walker2d", "halfcheetah", "ant", "humanoid", "pen", "never"]  # of --termination
 NEVER = ("door", "hammer", "relocate", "antmaze", "maze2d", "kitchen")  # D4RL's tasks that only time ends
 SIZES = {"hopper": 11, "walker2d": 17, "halfcheetah": 17, "pen": 45}  # of an observation, where it is always one
 

@@ -44,7 +44,9 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
          "one_step": ["--batch-size", "16", "--hidden-size", "32", "--stages", "2", "2", "1"],  # the kill is in the second
          "cql": ["--batch-size", "8", "--num-actions", "2", "--bc-updates", "24", "--gap", "1", "--clip", "-9", "9", "--max-q-backup",
                  "--critic-layers", "3", "2", "--eps", "0.1", "--num-perturbations", "2"],
-         "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"]}
+         "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"],
+         **dict.fromkeys(("mopo",), ["--batch-size", "16", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2",
+                                     "--model-epochs", "2"])}
 
 
 def small_agents(algorithm, seeds, device="cpu", **changed):

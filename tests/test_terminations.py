@@ -1,10 +1,12 @@
 """Rules of termination: at the edges where the authors' codes differ, and for names and files without one."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from common import InputError
-from common.terminations import NEVER, RULES, termination
+from common.terminations import NEVER, RULES, Rule, termination
 from tests.recipe_models import golden
 
 GOLDEN = golden("terminations")
@@ -44,6 +46,7 @@ def test_others():
 def test_a_tasks_own_rule(env, eval_env, size, robot):
     assert termination("auto", env, eval_env, size) is RULES[robot]
     assert termination("never", env, eval_env, size) is RULES["never"] and "antmaze" in NEVER
+    assert set(get_args(Rule)) == {"auto", *RULES}
 
 
 @pytest.mark.parametrize("name, env, eval_env, size, message", [

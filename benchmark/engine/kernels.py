@@ -60,6 +60,8 @@ def counted(algorithm: str, words: list[str]) -> dict[str, Counter]:
     args.batch_size = 8
     if hasattr(args, "num_critics"):
         args.num_critics = min(args.num_critics, 10)
+    if hasattr(args, "rollout_batch"):
+        args.rollout_batch = 10
     rows = torch.rand(64, 2 * 11 + 3 + 2, generator=torch.Generator().manual_seed(0))
     data = Dataset(args.env, None, {"kind": "none"}, rows, 11, 3, torch.tensor([[0, 64]]))
     agent = agent_class(load_script(script_of(algorithm)))(args, data, 0)
