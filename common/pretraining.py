@@ -73,6 +73,7 @@ class Pretraining:
     def __init__(self, run, seed: int, fit: Stage, lines: list[str]):
         self.run, self.seed, self.fit = run, seed, fit
         self.before, self.lines = lines, []  # of the log: of other seeds, of this one
+        self.seconds = 0.0  # of training, whoever did it
         self.key = _key(fit, seed)
         self.path = cache_file(f"{fit.name}-{self.key[:32]}.pt")
 
@@ -85,6 +86,7 @@ class Pretraining:
                 state = {"told": self.fit.finish(), "epoch": self.fit.epoch}
                 self._save(state | {"done": True}, self._kept())
         self._write_log()
+        self.run.pretraining += self.seconds
         print(f"{self.fit.name}, seed {self.seed}: {state['epoch']} epochs, {state['told']}", flush=True)
         return self.lines
 
@@ -93,6 +95,7 @@ class Pretraining:
 
     def _train(self):
         fit, run, saved = self.fit, self.run, time.monotonic()
+        begin = saved - self.seconds
         advance = side_by_side([fit])
         with tqdm(total=fit.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
             while not fit.done:
@@ -103,6 +106,7 @@ class Pretraining:
                     self._log(fit.end_epoch())
                     bar.reset()
                     bar.set_postfix_str(fit.status())
+                self.seconds = time.monotonic() - begin
                 if run.stop or time.monotonic() - saved >= run.args.save_seconds:
                     self._save({"done": False})
                     saved = time.monotonic()
@@ -155,7 +159,7 @@ class Pretraining:
         """The whole fit, to be continued, or what is left of it."""
         if self.path is None:
             return
-        state = {"step": self.fit.step, "seconds": 0.0, "key": self.key, "lines": self.lines,
+        state = {"step": self.fit.step, "seconds": self.seconds, "key": self.key, "lines": self.lines,
                  "agents": [snapshot(what or self.fit)]} | facts
         with whole(self.path) as file:
             save_sealed(state, file)
@@ -169,7 +173,7 @@ class Pretraining:
                 raise ValueError("it is of other data, or of another version")
             snapshot(self._kept() if state["done"] else self.fit, state["agents"][0])
             bare = [line.split("\n", 1)[1] if line.startswith("seed,") else line for line in state["lines"]]
-            self.lines = bare if self.before else state["lines"]
+            self.lines, self.seconds = bare if self.before else state["lines"], state["seconds"]
         except Exception as error:
             raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again") from None
         return state
