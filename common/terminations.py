@@ -63,14 +63,19 @@ NEVER = ("door", "hammer", "relocate", "antmaze", "maze2d", "kitchen")  # D4RL's
 SIZES = {"hopper": 11, "walker2d": 17, "halfcheetah": 17, "pen": 45}  # of an observation, where it is always one
 
 
+def robot_of(env: str, eval_env: str) -> str:
+    """The first word of the data's task, which `env` names or, of an own file, `eval_env`."""
+    task = eval_env if own_file(env) else env
+    return task.removeprefix("d4rl/").replace("/", "-").split("-")[0]
+
+
 def termination(name: str, env: str, eval_env: str, obs_size: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The rule: (obs (..., S), action (..., A), next_obs (..., S)) -> does the episode end there? (...,) bool.
 
     `name`: a key of RULES, or auto, the rule of the data's task, which `env` names or, of an own file, `eval_env`.
     InputError: no such rule, a task without one, or one for observations of another size.
     """
-    task = eval_env if own_file(env) else env
-    robot = task.removeprefix("d4rl/").replace("/", "-").split("-")[0] if name == "auto" else name
+    robot = robot_of(env, eval_env) if name == "auto" else name
     rule = "never" if robot in NEVER else robot
     if rule not in RULES:
         whose = "own data" if own_file(env) else robot
