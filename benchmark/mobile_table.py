@@ -25,7 +25,7 @@ TABLE = Table(
         "iql": Column("iql"),
         "edac": Column("edac"),
         "mopo": Column("mopo"),
-        "rambo": Column("rambo", "--config published"),
+        "rambo": Column("rambo"),
         "mobile": Column("mobile"),
     })
 
