@@ -52,7 +52,7 @@ of the rewards of the last block, alive its share of rows that were not past an 
 falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py
 for each epoch and network.
 
-Read before: mopo.py (0 lines of code differ).
+Read before: mopo.py (98 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -90,9 +90,8 @@ class Args(RunArgs):
     retain: Size = 5  # blocks of which imagined rows are kept
     real_ratio: Annotated[float, within("(0, 1]")] = 0.5  # f, the share of a batch that is real
     batch_size: Size = 256  # B
-    actor_lr: Positive = 1e-4  # of the actor, at first
+    actor_lr: Positive = 1e-4  # of the actor, at first, and of log_alpha
     critic_lr: Positive = 3e-4  # of the critics
-    alpha_lr: Positive = 1e-4  # of log_alpha
     gamma: Fraction = 0.99  # discount in (2)
     tau: Fraction = 0.005  # Polyak step of the target critics
     model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
@@ -217,7 +216,7 @@ class COMBO:
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
         self.imagined = torch.zeros(2, device=data.device)  # of the last block: mean reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
