@@ -57,13 +57,14 @@ SHARES = {"check": 0.19, "speed": 0.31, "learn": 0.5}  # of --minutes
 ORDER = "td3_bc", "iql", "sql_eql", "edac", "rorl"  # measured and trained first; then the others by name
 FLAGS = {"sac_n": ["--config", "sac-10"], "bc": ["--config", "top-10"],  # beyond the paper's, to compare with others,
          "atac": ["--warm-start", "10000"],  # or for a lesson to have both phases,
-         "mopo": ["--model-epochs", "10"]}  # or time for the agent
+         "mopo": ["--model-epochs", "10"], "combo": ["--model-epochs", "10"]}  # or time for the agent
 LESSONS = (  # (algorithm, task) in the order in which they are trained
     ("td3_bc", "hopper-medium-v2"), ("iql", "hopper-medium-v2"), ("sql_eql", "hopper-medium-v2"),
     ("edac", "hopper-medium-v2"), ("rorl", "hopper-medium-v2"), ("td3_bc", "halfcheetah-medium-v2"),
     ("xql", "hopper-medium-v2"), ("awac", "hopper-medium-v2"), ("bc", "hopper-medium-v2"),
     ("pbrl", "walker2d-medium-v2"), ("sac_n", "hopper-medium-v2"), ("one_step", "walker2d-medium-v2"),
-    ("cql", "halfcheetah-medium-v2"), ("atac", "hopper-medium-v2"), ("mopo", "hopper-medium-v2"))
+    ("cql", "halfcheetah-medium-v2"), ("atac", "hopper-medium-v2"), ("mopo", "hopper-medium-v2"),
+    ("combo", "hopper-medium-v2"))
 START_SECONDS, LESSON_SECONDS = 20.0, 45.0  # of a training: imports, data, recordings, last evaluations; and in all
 LEGEND = ("updates/s: of all seeds together, without logs, the median of three turns, while other processes of this "
           "command wait or compile. times eager: all seeds in a graph over one seed eagerly. GFLOP, operators (that "

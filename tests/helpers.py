@@ -46,7 +46,9 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
                  "--critic-layers", "3", "2", "--eps", "0.1", "--num-perturbations", "2"],
          "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"],
          **dict.fromkeys(("mopo",), ["--batch-size", "16", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2",
-                                     "--model-epochs", "2"])}
+                                     "--model-epochs", "2"]),
+         "combo": ["--batch-size", "8", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2", "--model-epochs", "2",
+                   "--num-actions", "2", "--lse-groups", "1"]}
 
 
 def small_agents(algorithm, seeds, device="cpu", **changed):
