@@ -29,27 +29,25 @@ delta_i ~ U(-eps sigma, eps sigma) is the same for the whole batch, and sigma is
     J_i = KL(pi(s) | pi(s^_i)) + KL(pi(s^_i) | pi(s)) of the Gaussians before tanh                        (12)
 
 Paper / authors' code / here: the default is CORL's configuration, the one with published scores on v2 data.
-`--code authors` is what the authors' release does otherwise, and `--config authors` has its values.
+`--code authors` is what the authors' release (d67dbe9) does otherwise, and `--config authors` has its values.
 - (6): The authors have m w Delta - m gap. Their log_m starts at 0, CORL's at 1. They step alpha before (7).
 - (3): CQL(rho) (--no-importance) leaves the densities out and counts Qk(s, a) as well, in every code.
 - (3): n_j is valued at s, but its density is the one at s'. (1): The authors: the min of two maxima of ten.
 - (4): There is no division by 3 N, so Delta has a constant log(3 N). A gap below it is hard to reach.
-- The authors' release (d67dbe9) steps the critics before the actor, whose graph is older. Under torch <= 1.4
-  the actor's gradient had the NEW weights but the OLD ReLU masks. Here its weights are the old ones (7e-4
-  apart after three updates of the tests).
-- (8): CORL's log pi(a|s) forgets a and takes a fresh sample. Here it is a's, with |a| <= 0.999. With `--code
-  authors` it is theirs: |a| <= 1 - 1e-6, and a mean clamped to +-9.
-- The authors add 1e-6 to 1 - tanh(z)^2 in log pi. CORL does not, nor does this file.
+- The authors step the critics first. Under torch <= 1.4 the actor's gradient then had the NEW weights but the
+  OLD ReLU masks. Here both are old (7e-4 apart after three updates of the tests).
+- (8): CORL's log pi(a|s) forgets a and takes a fresh sample. Here it is a's, with |a| <= 0.999. The authors
+  have |a| <= 1 - 1e-6 and a mean clamped to +-9, and add 1e-6 to 1 - tanh(z)^2 in log pi, which is left out.
 - In AntMaze, CORL's second critic has 3 hidden layers although its file says 5: --critic-layers 5 3.
 
 Logged: critic_loss is (5), with (10). td_loss is the mean of the squares in (5), delta that of Delta_k. q is
 the mean of Qk(s, a), q_policy that of Qk at c_j, q_uniform at u_j. actor_loss is (7) or (8), with (11).
 entropy is -mean_b log pi(a~|s), and settles near -A. multiplier is m, and 0 without --gap: if it grows for
-ever, the gap cannot be reached, and at 1e6 it stays. q_smooth and pi_smooth are (10), (11) without weights.
-In six runs (N = 4, 30,000 updates), delta went to between -5 and 3 in 10,000 updates and stayed; q was within
-2 of q_policy and 6 to 61 above q_uniform, and all still rose; alpha ended between 0.1 and 1.1.
+ever, the gap cannot be reached. q_smooth and pi_smooth are (10), (11) without weights. In six runs (N = 4,
+30,000 updates), delta went to between -5 and 3 in 10,000 updates and stayed; q was within 2 of q_policy and 6
+to 61 above q_uniform, and all still rose; alpha ended between 0.1 and 1.1.
 
-Read before: sac_n.py (214 lines of code differ).
+Read before: sac_n.py (209 lines of code differ).
 Run: python algorithms/cql.py --env halfcheetah-medium-v2
 """
 
@@ -178,15 +176,15 @@ class Actor(Network):
         surprise = surprise.add(z, alpha=2).sub(nn.functional.softplus(z, beta=2), alpha=4)
         return -z.shape[-1] * (0.5 * math.log(2 * math.pi) + 2 * math.log(2)) - surprise.sum(-1)
 
-    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised z and the noise in it, each (..., A)."""
-        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-        return torch.addcmul(mean, log_std.exp(), noise), noise
+    def draw(self, mean: Tensor, log_std: Tensor, rng: torch.Generator, num: int) -> tuple[Tensor, Tensor]:
+        """`num` reparameterised z of each state, and the noise in them: (B, A) -> (B, num, A) each."""
+        noise = torch.randn((len(mean), num, mean.shape[1]), generator=rng, device=mean.device)
+        return torch.addcmul(mean[:, None], log_std.exp()[:, None], noise), noise
 
-    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Action (..., A) and its log probability (...)."""
-        z, noise = self.draw(mean, log_std, rng)
-        return torch.tanh(z), self.log_prob(log_std, z, noise)
+    def sample(self, mean: Tensor, log_std: Tensor, rng: torch.Generator, num: int) -> tuple[Tensor, Tensor]:
+        """Actions (B, num, A) and their log probabilities (B, num)."""
+        z, noise = self.draw(mean, log_std, rng, num)
+        return torch.tanh(z), self.log_prob(log_std[:, None], z, noise)
 
     def act(self, obs: Tensor) -> Tensor:
         return torch.tanh(self(obs)[0])
@@ -202,9 +200,10 @@ class Critics(nn.ModuleList):
         super().__init__(Network(size, *start, mean, scale, rng) for size in sizes)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        obs = ((obs - self[0].obs_mean) / self[0].obs_scale).expand(*action.shape[:-1], -1)
-        x = torch.cat([obs, action], -1)  # one critic after the other is faster on a CPU than both at once
-        return torch.stack([critic.layers(x).squeeze(-1) for critic in self])
+        obs = (obs - self[0].obs_mean) / self[0].obs_scale
+        shape = torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1])
+        x = torch.cat([obs.expand(*shape, -1), action.expand(*shape, -1)], -1)  # (..., S + A)
+        return torch.stack([critic.layers(x).squeeze(-1) for critic in self])  # on a CPU faster than at once
 
 
 # same as rorl.py
@@ -221,11 +220,6 @@ def jeffreys(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Ten
 def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
-
-
-def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    """Mean and log std of each state, so often that so many actions are drawn: (B, A) -> (B, number, A)."""
-    return tuple(x[:, None].expand(-1, number, -1) for x in policy)
 
 
 # same as atac.py
@@ -246,9 +240,9 @@ class CQL:
         network_args = data.obs_size, data.action_size, mean, scale, args.code, init
         self.actor = Actor(*network_args).to(data.device)
         self.critics = Critics(args.critic_layers, *network_args).to(data.device)
-        self.target_critics = deepcopy(self.critics).requires_grad_(False)
-        if self.authors:  # code: targets start from random weights of their own, not as a copy
-            polyak(self.target_critics, Critics(args.critic_layers, *network_args).to(data.device), 1.0)
+        # code: the authors' targets start from random weights of their own, not as a copy
+        targets = Critics(args.critic_layers, *network_args) if self.authors else deepcopy(self.critics)
+        self.target_critics = targets.to(data.device).requires_grad_(False)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         start = 0.0 if self.authors else 1.0
         self.log_multiplier = torch.full((), start, device=data.device, requires_grad=True)
@@ -266,10 +260,9 @@ class CQL:
     @torch.no_grad()
     def critic_target(self, batch: Batch, next_policy: tuple[Tensor, Tensor]) -> Tensor:
         number = (10 if self.authors else self.args.num_actions) if self.args.max_q_backup else 1
-        z, _ = self.actor.draw(*several(next_policy, number), self.rng)
+        z, _ = self.actor.draw(*next_policy, self.rng, number)
         q = self.target_critics(batch.next_obs[:, None], torch.tanh(z))  # (2, B, number)
-        # code: the authors take the minimum of two maxima
-        next_q = q.max(-1).values.min(0).values if self.authors else q.min(0).values.max(-1).values
+        next_q = q.amax(-1).amin(0) if self.authors else q.amin(0).amax(-1)  # code: their min of two maxima
         return torch.addcmul(batch.reward, 1 - batch.done, next_q, value=self.args.gamma)  # (1), (B,)
 
     @torch.no_grad()
@@ -278,7 +271,7 @@ class CQL:
         shape = len(policy[0]), self.args.num_actions, self.data.action_size
         uniform = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
         density = torch.full(shape[:2], -shape[-1] * math.log(2), device=self.data.device)  # of 0.5^A
-        samples = (self.actor.sample(*several(of, shape[1]), self.rng) for of in (policy, next_policy))
+        samples = (self.actor.sample(*of, self.rng, shape[1]) for of in (policy, next_policy))
         return [torch.cat(parts, 1) for parts in zip((uniform, density), *samples)]  # (2)
 
     def conservative(self, q: Tensor, sampled_q: Tensor, log_density: Tensor) -> Tensor:
@@ -297,33 +290,31 @@ class CQL:
         weight, gap = self.args.cql_weight, self.args.gap
         if gap is None:
             return weight * delta  # (5)
-        multiplier = self.multiplier()
-        return multiplier * (weight * delta - gap if self.authors else weight * (delta - gap))  # (6)
+        excess = weight * delta - gap if self.authors else weight * (delta - gap)
+        return self.multiplier() * excess  # (6)
 
-    def worst(self, obs: Tensor, change) -> Tensor:
-        """s^ of each state: where `change` of (B, n, S), a function with values (B, n), is largest."""
+    def smoothing(self, obs: Tensor, change) -> Tensor:
+        """Half the mean of the largest `change`, a function of near states: (B, n, S) -> (B, n)."""
         shape = self.args.num_perturbations, self.data.obs_size
         noise = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
         delta = noise * self.args.eps * self.data.obs_std  # (n, S)
         with torch.no_grad():
-            return obs + delta[change(obs[:, None] + delta).argmax(1)]
+            worst = change(obs[:, None] + delta).argmax(1)  # (B,)
+        return change((obs + delta[worst])[:, None]).mean() / 2
 
     def q_smoothing(self, batch: Batch, q: Tensor) -> Tensor:
-        def change(near):
-            near_q = self.critics(near, batch.action[:, None].expand(-1, near.shape[1], -1))  # (2, B, n)
-            return ((near_q - q[..., None]) ** 2).sum(0)
-        near_q = self.critics(self.worst(batch.obs, change), batch.action)
-        return nn.functional.mse_loss(near_q, q)  # (10), the mean over two critics is half of their sum
+        action, q = batch.action[:, None], q[..., None]
+        return self.smoothing(batch.obs, lambda near: ((self.critics(near, action) - q) ** 2).sum(0))  # (10)
 
     def policy_smoothing(self, obs: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-        near = self.worst(obs, lambda near: jeffreys(mean[:, None], log_std[:, None], *self.actor(near)))
-        return jeffreys(mean, log_std, *self.actor(near)).mean() / 2  # (11)
+        mean, log_std = mean[:, None], log_std[:, None]
+        return self.smoothing(obs, lambda near: jeffreys(mean, log_std, *self.actor(near)))  # (11)
 
     def actor_loss(self, batch: Batch, policy, action: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
         if self.phase:
-            (mean, log_std), bound = policy, 1 - 1e-6 if self.authors else 0.999
+            mean, log_std = policy
+            mean, bound = (mean.clamp(-9, 9), 1 - 1e-6) if self.authors else (mean, 0.999)
             z = torch.atanh(batch.action.clamp(-bound, bound))
-            mean = mean.clamp(-9, 9) if self.authors else mean
             gain = self.actor.log_prob(log_std, z, (z - mean) / log_std.exp())  # (8)
         else:
             gain = self.critics(batch.obs, action).min(0).values  # (7)
@@ -337,7 +328,7 @@ class CQL:
         multiplier = torch.zeros_like(alpha) if args.gap is None else self.multiplier().detach()
         batch = self.data.sample(args.batch_size, self.rng)
         policy = self.actor(batch.obs)
-        action, log_prob = self.actor.sample(*policy, self.rng)
+        action, log_prob = (x.squeeze(1) for x in self.actor.sample(*policy, self.rng, 1))  # (B, A), (B,)
         descend(self.alpha_optimizer, self.alpha_loss(log_prob))
         if self.authors:
             alpha = self.log_alpha.detach().exp()  # code: after its step
@@ -345,8 +336,8 @@ class CQL:
         with torch.no_grad():
             next_policy = self.actor(batch.next_obs)
         target = self.critic_target(batch, next_policy)
-        actions, log_density = self.proposals(policy, next_policy)
-        actions = torch.cat([batch.action[:, None], actions], 1)  # (B, 1 + 3 N, A)
+        proposals, log_density = self.proposals(policy, next_policy)
+        actions = torch.cat([batch.action[:, None], proposals], 1)  # (B, 1 + 3 N, A)
         q, sampled_q = self.critics(batch.obs[:, None], actions).split([1, actions.shape[1] - 1], -1)
         q = q.squeeze(-1)  # (2, B)
         td_loss = nn.functional.mse_loss(q, target.expand_as(q), reduction="none").mean(-1)  # (2,)

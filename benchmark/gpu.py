@@ -181,9 +181,12 @@ def check(session: Session, until: float, log) -> None:
 
 
 class Speed:
-    """The stage `speed`. A worker per algorithm, all started at once; one after another is timed, job by job, so that
-    every algorithm has its most important numbers when time runs out. Compilers start after the first round, on what
-    the CPU's cores have left; they are timed last on the card, and then nothing is timed but the CPU."""
+    """The stage `speed`. A worker per algorithm, all started at once. Job by job, most important first, all workers
+    prepare at once, and then one after another is timed while the others wait: so a job takes little more than its
+    timed turns, however many algorithms there are, and each has its most important numbers when time runs out.
+    Compilers start when the first three jobs are done, on what the CPU's cores have left; if these jobs have taken all
+    the time that the rounds have, none starts. They are timed last on the card, and then nothing is timed but the CPU.
+    """
 
     def __init__(self, session: Session, until: float, log, stack: contextlib.ExitStack):
         self.session, self.until, self.log, self.stack, self.counts = session, until, log, stack, {}
@@ -215,11 +218,19 @@ class Speed:
     def is_there(self, algorithm: str, job: dict) -> bool:
         return bool(self.session.speed.find(algorithm=algorithm, **job, **self.session.about))
 
-    def measure(self, worker: Worker, algorithm: str, job: dict, prepared: bool = False) -> None:
-        """A row of speed.csv: what came out, or why nothing did."""
-        full = job | {"sizes": self.sizes[job["env"]], "seconds": 0.1 if self.session.cuda else 0.01}
-        answer = worker.answer(self.by(15)) if prepared else worker.ask(full | {"do": "prepare"}, self.by(60))
-        answer = answer if "failed" in answer else worker.ask(full | {"do": "time"}, self.by(30))
+    def prepare(self, job: dict) -> dict:
+        return job | {"do": "prepare", "sizes": self.sizes[job["env"]]}
+
+    def together(self, workers: dict[str, Worker], job: dict) -> dict[str, dict]:
+        """What workers answer to a job that all of them do at once."""
+        for worker in workers.values():
+            worker.tell(job)
+        return {algorithm: worker.answer(self.by(60)) for algorithm, worker in workers.items()}
+
+    def measure(self, worker: Worker, algorithm: str, job: dict, prepared: dict) -> None:
+        """A row of speed.csv, by a worker that has answered `prepared`: what came out, or why nothing did."""
+        timed = {"do": "time", "seconds": 0.1 if self.session.cuda else 0.01}
+        answer = prepared if "failed" in prepared else worker.ask(job | timed, self.by(30))
         counted, facts = self.counts.get((algorithm, job["env"]), {}), self.session.facts
         rate, peak = answer.get("updates_per_second"), facts.get("tflops_tf32" if job["tf32"] else "tflops_float32")
         on_card, alone = not job["threads"], job["seeds"] == 1 and job["mode"] in ("eager", "graph")
@@ -240,26 +251,29 @@ class Speed:
             with whole(self.session.args.out / "device.json") as part:
                 part.write_text(json.dumps({"card": self.session.card, "facts": self.session.facts}))
 
-    def rounds(self, workers: dict[str, Worker], jobs: list[dict]) -> None:
+    def rounds(self, workers: dict[str, Worker], jobs: list[dict]) -> bool:
+        """Was there time for all of it?"""
+        end = self.until - self.reserve
         for job in jobs:
-            for algorithm, worker in workers.items():
-                if time.monotonic() > self.until - self.reserve:
-                    return
-                if (algorithm, job["env"]) not in self.counts:
-                    counted = worker.ask({"do": "count", "env": job["env"], "sizes": self.sizes[job["env"]]},
-                                         self.by(60))
-                    self.counts[algorithm, job["env"]] = {} if "failed" in counted else counted
-                if not self.is_there(algorithm, job):
-                    self.measure(worker, algorithm, job)
+            env = job["env"]
+            new = {name: worker for name, worker in workers.items() if (name, env) not in self.counts}
+            for name, counted in self.together(new, self.prepare(job) | {"do": "count"}).items():
+                self.counts[name, env] = {} if "failed" in counted else counted
+            missing = {name: worker for name, worker in workers.items() if not self.is_there(name, job)}
+            for name, prepared in self.together(missing, self.prepare(job)).items():
+                if time.monotonic() > end:
+                    return False
+                self.measure(missing[name], name, job, prepared)
             self.session.summary()
             self.session.say("speed: {env} {mode}, seeds {seeds}, TF32 {tf32}".format(**job))
+        return True
 
     def compilers(self, job: dict) -> dict[str, Worker]:
         found = {}
         for algorithm in self.session.algorithms if self.session.cuda else ():
             if not self.is_there(algorithm, job):
                 found[algorithm] = self.start(algorithm, nice=10, TORCHINDUCTOR_COMPILE_THREADS="2")
-                found[algorithm].tell(job | {"do": "prepare", "sizes": self.sizes[TASKS[0]]})
+                found[algorithm].tell(self.prepare(job))
         return found
 
     def run(self) -> None:
@@ -267,12 +281,14 @@ class Speed:
         jobs = self.jobs()
         self.card()
         workers = {name: self.start(name) for name in names if not all(self.is_there(name, job) for job in jobs)}
-        self.rounds(workers, jobs[:3])
-        compilers = self.compilers(compiled)
-        self.rounds(workers, jobs[3:])
+        compilers, late = {}, self.until - 0.4 * self.reserve
+        if self.rounds(workers, jobs[:3]):
+            compilers = self.compilers(compiled)
+            self.rounds(workers, jobs[3:])
         for algorithm, worker in compilers.items():
-            if time.monotonic() < self.until - 0.4 * self.reserve:
-                self.measure(worker, algorithm, compiled, prepared=True)
+            prepared = worker.answer(late)  # after `late` nobody is waited for; who is ready then still counts
+            if time.monotonic() < late + 5:
+                self.measure(worker, algorithm, compiled, prepared)
             worker.stop()
         self.profiles(workers)
         for worker in workers.values():
@@ -285,7 +301,7 @@ class Speed:
                 job = compiled | {"mode": "eager", "threads": threads}
                 if not self.is_there(algorithm, job) and time.monotonic() < self.until - 5:
                     worker.ask({"do": "threads", "threads": threads}, self.until)
-                    self.measure(worker, algorithm, job)
+                    self.measure(worker, algorithm, job, worker.ask(self.prepare(job), self.by(60)))
 
     def profiles(self, workers: dict[str, Worker]) -> None:
         """Of the three algorithms whose graphs are farthest above the floor of their launches."""

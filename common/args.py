@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import torch
 import tyro
@@ -93,7 +93,8 @@ def cli(Args, argv: list[str] | None = None, default=None, description: str = ""
 def check(args):
     """The args. InputError: a value outside the range, within() above, that stands where its flag is declared."""
     for flag, hint in get_type_hints(type(args), include_extras=True).items():
-        for interval in (facts.metavar for facts in getattr(hint, "__metadata__", ()) if hasattr(facts, "metavar")):
+        facts = [fact for part in (hint, *get_args(hint)) for fact in getattr(part, "__metadata__", ())]  # also `Size | None`
+        for interval in (fact.metavar for fact in facts if hasattr(fact, "metavar")):
             low, high, value = *map(float, interval[1:-1].split(",")), getattr(args, flag)
             for x in value if isinstance(value, tuple) else () if value is None else (value,):
                 if not (low <= x <= high) or x == low and interval[0] == "(" or x == high and interval[-1] == ")":

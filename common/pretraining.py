@@ -5,10 +5,8 @@ kept in the cache ($SOLO_CACHE, else ~/.cache/solo) under a name made of all tha
 """
 
 import contextlib
-import csv
 import hashlib
 import inspect
-import io
 import json
 import os
 import sys
@@ -72,7 +70,7 @@ def pretrain(run, makers: list) -> None:
 class Pretraining:
     def __init__(self, run, seed: int, fit: Stage, lines: list[str]):
         self.run, self.seed, self.fit = run, seed, fit
-        self.before, self.lines = lines, []  # of the log: of other seeds, of this one
+        self.before, self.header, self.lines = lines, "", []  # of the log: of other seeds, its first line, of this one
         self.seconds = 0.0  # of training, whoever did it
         self.key = _key(fit, seed)
         self.path = cache_file(f"{fit.name}-{self.key[:32]}.pt")
@@ -115,13 +113,8 @@ class Pretraining:
                                             f"{run.command()}")
 
     def _log(self, rows):
-        for row in rows:
-            line = io.StringIO()
-            writer = csv.writer(line, lineterminator="\n")
-            if not self.before + self.lines:
-                writer.writerow(["seed", *row])
-            writer.writerow([self.seed, *map(repr, row.values())])
-            self.lines.append(line.getvalue())
+        self.header = ",".join(["seed", *rows[0]]) + "\n"
+        self.lines += [",".join([str(self.seed), *map(repr, row.values())]) + "\n" for row in rows]
         self._write_log()
         if bad := [key for row in rows for key, value in row.items() if not np.isfinite(value)]:
             raise RunError(f"diverged: {bad[0]} of the {self.fit.name} is not finite, epoch {self.fit.epoch - 1}, seed "
@@ -129,7 +122,7 @@ class Pretraining:
 
     def _write_log(self):
         with whole(self.run.folder / f"{self.fit.name}.csv") as file:
-            file.write("".join(self.before + self.lines).encode())
+            file.write("".join([self.header, *self.before, *self.lines]).encode())
 
     @contextlib.contextmanager
     def _alone(self):
@@ -159,8 +152,8 @@ class Pretraining:
         """The whole fit, to be continued, or what is left of it."""
         if self.path is None:
             return
-        state = {"step": self.fit.step, "seconds": self.seconds, "key": self.key, "lines": self.lines,
-                 "agents": [snapshot(what or self.fit)]} | facts
+        state = {"step": self.fit.step, "seconds": self.seconds, "key": self.key, "header": self.header,
+                 "lines": self.lines, "agents": [snapshot(what or self.fit)]} | facts
         with whole(self.path) as file:
             save_sealed(state, file)
 
@@ -172,8 +165,7 @@ class Pretraining:
             if state["key"] != self.key:
                 raise ValueError("it is of other data, or of another version")
             snapshot(self._kept() if state["done"] else self.fit, state["agents"][0])
-            bare = [line.split("\n", 1)[1] if line.startswith("seed,") else line for line in state["lines"]]
-            self.lines, self.seconds = bare if self.before else state["lines"], state["seconds"]
+            self.header, self.lines, self.seconds = state["header"], state["lines"], state["seconds"]
         except Exception as error:
             raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again") from None
         return state

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from algorithms import cql
-from algorithms.cql import AUTHORS, CQL, PAPER, YOUNG_GENG, Actor, Args, Critics, several
+from algorithms.cql import AUTHORS, CQL, PAPER, YOUNG_GENG, Actor, Args, Critics
 from common import InputError
 from common.args import parse
 from common.sources import D4RL
@@ -181,7 +181,7 @@ def test_the_best_of_ten_actions(code):
     with torch.no_grad():
         torch.testing.assert_close(agent.critic_target(batch, (mean, sharp)), single.critic_target(batch, (mean, sharp)))
         state = agent.rng.get_state()
-        z, _ = agent.actor.draw(*several((mean, wide), 10), agent.rng)
+        z, _ = agent.actor.draw(mean, wide, agent.rng, 10)
         q = agent.target_critics(batch.next_obs[:, None], torch.tanh(z))
         agent.rng.set_state(state)
         target = agent.critic_target(batch, (mean, wide))
@@ -195,12 +195,12 @@ def test_many_samples_of_one_row_are_samples_of_many_rows():
     """The network runs once per state: ten draws from its output are draws from ten repeated rows, with the same noise."""
     agent = make_agent()
     obs, state = agent.data.obs[:16], agent.rng.get_state()
-    actions, log_prob = agent.actor.sample(*several(agent.actor(obs), 10), agent.rng)
+    actions, log_prob = agent.actor.sample(*agent.actor(obs), agent.rng, 10)
     agent.rng.set_state(state)
     mean, log_std = agent.actor(obs.repeat_interleave(10, 0))
-    repeated, its = agent.actor.sample(mean.view(16, 10, 3), log_std.view(16, 10, 3), agent.rng)
-    torch.testing.assert_close(actions, repeated)
-    torch.testing.assert_close(log_prob, its)
+    repeated, its = agent.actor.sample(mean, log_std, agent.rng, 1)
+    torch.testing.assert_close(actions, repeated.view(16, 10, 3))
+    torch.testing.assert_close(log_prob, its.view(16, 10))
 
 
 def test_the_proposals_and_their_densities():
@@ -219,7 +219,7 @@ def test_the_proposals_and_their_densities():
 
 def test_densities_stay_finite_where_tanh_is_one():
     agent = make_agent()
-    _, log_prob = agent.actor.sample(torch.full((5, 3), 40.0), torch.zeros(5, 3), agent.rng)
+    _, log_prob = agent.actor.sample(torch.full((5, 3), 40.0), torch.zeros(5, 3), agent.rng, 1)
     assert log_prob.isfinite().all() and (log_prob > 100).all()
 
 

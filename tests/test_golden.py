@@ -75,7 +75,7 @@ def one_step_noise(args, k):
 
 
 def cql_noise(args, k):
-    drawn = {"pi": normal(args), "next": ("randn", args.batch_size, 1, A), "next10": ("randn", args.batch_size, 10, A)}
+    drawn = {"pi": ("randn", args.batch_size, 1, A), "next": ("randn", args.batch_size, 1, A), "next10": ("randn", args.batch_size, 10, A)}
     uniform, samples = (args.batch_size, args.num_actions, A), ("randn", args.batch_size, args.num_actions, A)
     return drawn | {"uniform": ("rand", *uniform), "current": samples, "following": samples}
 

@@ -217,7 +217,7 @@ class Clock:
     """Instead of `time`, and of workers whose answers take as long as `costs` says."""
 
     def __init__(self, monkeypatch, costs):
-        self.now, self.costs, self.running = 0.0, costs, set()
+        self.now, self.costs, self.busy = 0.0, costs, set()  # busy: workers with a job to answer, but for those that have to be nice
         monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(gpu, "Worker", lambda *words, **how: Fake(self, *words, **how))
 
@@ -227,10 +227,13 @@ class Fake:
         self.clock, self.device, self.ready, self.failed, self.nice = clock, device, clock.now + (12 if nice else 8), None, nice
 
     def tell(self, job):
-        self.job = job
+        self.job, busy = job, self.clock.busy
+        busy |= {self} if not self.nice else set()
+        assert job["do"] not in ("time", "profile", "device_facts") or busy <= {self}  # what is timed is alone
         self.done = max(self.clock.now, self.ready) + self.clock.costs["compile" if "compile" in job.get("mode", "") and job["do"] == "prepare" else job["do"]]
 
     def answer(self, until):
+        self.clock.busy.discard(self)
         if self.failed is None and self.done > until:
             self.failed = {"failed": "no answer in time"}
         self.clock.now = max(self.clock.now, min(self.done, max(until, self.clock.now)))
@@ -247,17 +250,23 @@ class Fake:
         pass
 
 
-@pytest.mark.parametrize("slow, rounds, profiled, compiled", [(1.0, 3, 3, 11), (2.0, 3, 2, 1), (4.0, 1, 2, 0), (6.0, 1, 1, 0)])
-def test_the_most_important_numbers_come_first(tmp_path, monkeypatch, slow, rounds, profiled, compiled):
-    """Two minutes and a half on a pretended card, whatever a job takes: every algorithm has a row before any has them all, and time is left
-    for the rest; the stage ends in time."""
+def pretended(monkeypatch, folder, slow, files):
+    """(clock, session, rows without a note) of two minutes and a half on a pretended card, a job of which takes `slow` times the usual; with the
+    files that there are, and some more if need be."""
     clock = Clock(monkeypatch, {"prepare": 0.4 * slow, "time": 0.5 * slow, "count": 0.4 * slow, "device_facts": 1.0, "profile": 2.0 * slow, "threads": 0.0, "compile": 40.0})
-    eleven = "td3_bc", "iql", "sql_eql", "edac", "rorl", "awac", "bc", "one_step", "pbrl", "sac_n", "xql"  # more take more time, or find less
-    session = Session(Args(out=tmp_path, device="cpu", algorithms=eleven))
+    session = Session(Args(out=folder, device="cpu"))
+    session.algorithms += [f"file_{i}" for i in range(len(session.algorithms), files)]
     session.cuda, session.cores, session.summary = True, 16, lambda: None
     with contextlib.ExitStack() as stack:
         gpu.Speed(session, 150.0, None, stack).run()
-    rows = [row for row in session.speed.rows if not row["note"]]
+    return clock, session, [row for row in session.speed.rows if not row["note"]]
+
+
+@pytest.mark.parametrize("files", [0, 18])
+@pytest.mark.parametrize("slow, rounds, profiled, compiled", [(1.0, 3, 3, 11), (2.0, 3, 2, 1), (4.0, 1, 2, 0), (6.0, 1, 1, 0)])
+def test_the_most_important_numbers_come_first(tmp_path, monkeypatch, slow, rounds, profiled, compiled, files):
+    """Whatever a job takes: every algorithm has a row before any has them all, and time is left for the rest; the stage ends in time."""
+    clock, session, rows = pretended(monkeypatch, tmp_path, slow, files)
     first = {(row["algorithm"], row["mode"], row["seeds"]) for row in rows if row["env"] == "hopper-medium-v2" and not row["threads"]}
     for mode, seeds in (("graph", "1"), ("eager", "1"), ("graph", "4"))[:rounds]:
         assert {name for name, *job in first if job == [mode, seeds]} == set(session.algorithms), (mode, seeds)
@@ -265,6 +274,15 @@ def test_the_most_important_numbers_come_first(tmp_path, monkeypatch, slow, roun
     assert len({row["algorithm"] for row in session.profile.rows}) >= profiled and clock.now <= 165
     assert [row for row in rows if row["floor_us"]][0]["floor_us"] == "120.0" and float(rows[0]["share_of_peak"]) == pytest.approx(1000 / 1e3 / 400)
     assert not [row for row in rows if row["floor_us"] and (row["seeds"] != "1" or "compile" in row["mode"] or row["threads"])]
+
+
+@pytest.mark.parametrize("files", [40, 100])
+def test_more_files_than_there_is_time_for(tmp_path, monkeypatch, files):
+    """The first ones have their first row, nothing else is begun but profiles of some of them, and the stage ends in time."""
+    clock, session, rows = pretended(monkeypatch, tmp_path, 6.0, files)
+    assert [row["algorithm"] for row in rows] == session.algorithms[:len(rows)] and 20 < len(rows) < files
+    assert {(row["env"], row["mode"], row["seeds"], row["threads"]) for row in session.speed.rows} == {("hopper-medium-v2", "graph", "1", "")}
+    assert session.profile.rows and clock.now <= 150
 
 
 def test_a_stage_that_breaks_leaves_the_others(tmp_path, monkeypatch, capsys):

@@ -327,7 +327,7 @@ def both(tmp_path_factory):
 @pytest.fixture
 def half_done(both, tmp_path):
     """A copy of the first, to be damaged."""
-    return SimpleNamespace(folder=Path(shutil.copytree(both[0].folder, tmp_path / both[0].folder.name)), args=both[0].args, _close=lambda: None)
+    return SimpleNamespace(folder=Path(shutil.copytree(both[0].folder, tmp_path / both[0].folder.name)), args=both[0].args, close=lambda: None)
 
 
 def interrupted(run, agents):

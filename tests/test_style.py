@@ -23,7 +23,7 @@ COMMON = sorted((ROOT / "common").glob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem != "__init__")
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
 BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 240, "sql_eql": 275, "xql": 293,
-           "awac": 225, "one_step": 220, "cql": 390, "atac": 290, "mopo": 320, "combo": 356}  # lines a file may have
+           "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 320, "combo": 356}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -159,7 +159,7 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        assert int(told[2]) == len(added) <= {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 220, "atac": 145, "mopo": 155}.get(path.stem, 120)
+        assert int(told[2]) == len(added) <= {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 155}.get(path.stem, 120)
 
 
 def module(path) -> str:
