@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmark import combo_table, mobile_table, model_based_kit, mopo_table1, morel_table2, rambo_table1, rambo_table3
+from benchmark import combo_table, mobile_table, model_based_kit, mopo_table1, morel_table2, pessimism, rambo_table1, rambo_table3
 from benchmark.engine import tables
 from benchmark.engine.curves import Group
 from benchmark.engine.grid import make
@@ -246,3 +248,73 @@ def test_help_and_a_plan(name, tmp_path):
     assert code == 0 and f"{words} --no-standin --seeds 0 --runs" in out and not list(tmp_path.iterdir()), err
     code, out, err = run_script(ROOT / f"benchmark/{name}.py", "--columns", "nobody", "--runs", tmp_path)
     assert code == 2 and err.startswith(f"error: --columns nobody: not in {name}") and err.count("\n") == 1
+
+
+# Pessimism in one dimension
+
+
+def chosen(folder) -> dict[str, dict]:
+    """{agent: the row of the action that it chose}, of the only CSV in a folder."""
+    (path,) = folder.glob("pessimism*.csv")
+    with open(path, newline="") as file:
+        return {row["agent"]: {key: float(value) for key, value in row.items() if key != "agent"} for row in csv.DictReader(file) if row["chosen"] == "1"}
+
+
+def test_the_world(tmp_path):
+    """Best at 0 in the data, level to the edge, then an abyss; episodes of 20 steps, each row's next height the next row's."""
+    assert pessimism.hill(np.array([-1, -0.5, 0, 0.2, 0.4, 1])).tolist() == pytest.approx([0, 0.6, 1, 1, -1, -1])
+    grid = np.linspace(-1, 0, 101)
+    assert (np.diff(pessimism.hill(grid)) > 0).all() and pessimism.hill(np.linspace(-1, 1, 201)).max() == 1  # nowhere better than in the data
+    pessimism.write_world(tmp_path / "w.npz", 1000, 3)
+    with np.load(tmp_path / "w.npz") as file:
+        world = dict(file)
+    assert -1 <= world["actions"].min() < -0.99 and -0.01 < world["actions"].max() <= 0 and world["timeouts"].sum() == 50 and not world["terminals"].any()
+    assert np.array_equal(world["next_observations"][:-1], world["observations"][1:]) and np.array_equal(world["rewards"], world["observations"][:, 0])
+    error = world["next_observations"] - pessimism.hill(world["actions"])
+    assert abs(error.mean()) < 0.01 and error[world["actions"] > -0.1].std() > 4 * error[world["actions"] < -0.9].std()
+
+
+def test_what_is_counted_with(tmp_path):
+    """By hand: MOPO's penalty over gamma below the model's mean, HALT where MOReL's networks are further apart than the data's worst, over c."""
+    action = torch.tensor([[-0.5], [0.5]])
+    heights = torch.tensor([[1.0, 1.0], [1.1, 3.0], [0.9, 2.0]])
+    agent = SimpleNamespace(model=lambda obs, action: (None, None), penalty=lambda log_var: torch.tensor([0.9, 1.8]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pessimism, "model_heights", lambda *_: heights)
+        assert pessimism.counted("MBPO", agent, action).tolist() == pytest.approx([1.0, 2.0])
+        assert pessimism.counted("MOPO", agent, action).tolist() == pytest.approx([0.0, 0.0])
+        agent = SimpleNamespace(model=SimpleNamespace(spread=torch.tensor(1.0)), args=SimpleNamespace(c=2.0))
+        known, halt = pessimism.counted("MOReL", agent, action).tolist()
+        assert known == pytest.approx(1.0) and np.isnan(halt)
+        agent = SimpleNamespace(model=None, critics=lambda obs, action: torch.stack([9 + 0.9 * action[:, 0], 99 + action[:, 0]]))
+        truth = pessimism.hill(np.linspace(-1, 0, 41)).mean()  # Q rises by 0.9 for a unit of a, and is right on average over the data's actions, at -0.5
+        assert pessimism.counted("COMBO", agent, action).tolist() == pytest.approx([truth, truth + 1], abs=1e-5)
+
+
+def test_a_figure_of_six_agents(tmp_path):
+    words = ["--updates", 20, "--rows", 100, "--out", tmp_path / "out"]
+    code, out, err = run_script(ROOT / "benchmark/pessimism.py", *words)
+    assert code == 0 and (tmp_path / "out/pessimism.updates-20.rows-100.png").read_bytes()[:4] == b"\x89PNG", err
+    rows = chosen(tmp_path / "out")
+    assert list(rows) == list(pessimism.AGENTS) and all(-1 <= row["action"] <= 1 and row["true"] == pytest.approx(float(pessimism.hill(row["action"])), abs=1e-5) for row in rows.values())
+    assert all(f"{name:<8}{row['action']:>8.2f}" in out for name, row in rows.items())
+
+
+@pytest.mark.parametrize("words, told", [(["--agents", "SAC"], "--agents SAC: choose from MBPO, MOPO"), (["--updates", 0], "--updates 0: give a number in [20, 1e6]"),
+                                         (["--seed", -1], "--seed -1"), (["--out", ROOT / "README.md"], "cannot write")])
+def test_bad_flags(words, told, tmp_path):
+    code, out, err = run_script(ROOT / "benchmark/pessimism.py", *words, cwd=tmp_path)
+    assert code == 2 and err.startswith("error: ") and told in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_who_exploits_the_models_error(seed, tmp_path):
+    """Without pessimism an agent leaves the data for a height that the model promises, and falls; each of the five stays where it is high."""
+    code, out, err = run_script(ROOT / "benchmark/pessimism.py", "--seed", seed, "--out", tmp_path, deadline=3600)
+    assert code == 0, err
+    rows = chosen(tmp_path)
+    naive = rows.pop("MBPO")
+    assert naive["action"] > 0.4 and naive["true"] == -1 and naive["counted"] > 1.5, out
+    for name, row in rows.items():
+        assert row["true"] > 0.5, (name, out)
