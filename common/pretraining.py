@@ -71,6 +71,7 @@ class Pretraining:
     def __init__(self, run, seed: int, fit: Stage, lines: list[str]):
         self.run, self.seed, self.fit = run, seed, fit
         self.before, self.header, self.lines = lines, "", []  # of the log: of other seeds, its first line, of this one
+        self.seconds = 0.0  # of training, whoever did it
         self.key = _key(fit, seed)
         self.path = cache_file(f"{fit.name}-{self.key[:32]}.pt")
 
@@ -83,6 +84,7 @@ class Pretraining:
                 state = {"told": self.fit.finish(), "epoch": self.fit.epoch}
                 self._save(state | {"done": True}, self._kept())
         self._write_log()
+        self.run.pretraining += self.seconds
         print(f"{self.fit.name}, seed {self.seed}: {state['epoch']} epochs, {state['told']}", flush=True)
         return self.lines
 
@@ -91,6 +93,7 @@ class Pretraining:
 
     def _train(self):
         fit, run, saved = self.fit, self.run, time.monotonic()
+        begin = saved - self.seconds
         advance = side_by_side([fit])
         with tqdm(total=fit.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
             while not fit.done:
@@ -101,6 +104,7 @@ class Pretraining:
                     self._log(fit.end_epoch())
                     bar.reset()
                     bar.set_postfix_str(fit.status())
+                self.seconds = time.monotonic() - begin
                 if run.stop or time.monotonic() - saved >= run.args.save_seconds:
                     self._save({"done": False})
                     saved = time.monotonic()
@@ -148,8 +152,8 @@ class Pretraining:
         """The whole fit, to be continued, or what is left of it."""
         if self.path is None:
             return
-        state = {"step": self.fit.step, "seconds": 0.0, "key": self.key, "header": self.header, "lines": self.lines,
-                 "agents": [snapshot(what or self.fit)]} | facts
+        state = {"step": self.fit.step, "seconds": self.seconds, "key": self.key, "header": self.header,
+                 "lines": self.lines, "agents": [snapshot(what or self.fit)]} | facts
         with whole(self.path) as file:
             save_sealed(state, file)
 
@@ -161,7 +165,7 @@ class Pretraining:
             if state["key"] != self.key:
                 raise ValueError("it is of other data, or of another version")
             snapshot(self._kept() if state["done"] else self.fit, state["agents"][0])
-            self.header, self.lines = state["header"], state["lines"]
+            self.header, self.lines, self.seconds = state["header"], state["lines"], state["seconds"]
         except Exception as error:
             raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again") from None
         return state

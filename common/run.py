@@ -42,6 +42,7 @@ class Run:
         self.task = evaluation_task(self.data, args.eval_env)
         self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
+        self.pretraining = 0.0  # seconds before the first update, of a kept model too (common/pretraining.py)
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         self.rows, self.headers = {"log.csv": [], "eval.csv": []}, {}  # the tables' text, as a checkpoint keeps it
         try:  # now, not at the first save
@@ -223,6 +224,7 @@ class Run:
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
+        result |= {"pretraining_seconds": self.pretraining} if self.pretraining else {}
         if self.evaluator:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
                        "evaluation_after": self.evaluator.after}
@@ -245,7 +247,8 @@ class Run:
 
     def save(self) -> None:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
-        state = {"step": self.step, "seconds": self.seconds, "data": self.data.source["sha256"],
+        state = {"step": self.step, "seconds": self.seconds, "pretraining": self.pretraining,
+                 "data": self.data.source["sha256"],
                  "facts": facts(self.config), "settings": self._settings(),
                  "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
@@ -288,7 +291,7 @@ class Run:
         check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.pretraining = state["step"], state["seconds"], state.get("pretraining", 0.0)
         for name in self.rows:
             text = state["rows"][name]
             self.rows[name], table = [text] * bool(text), csv.DictReader(io.StringIO(text))

@@ -154,7 +154,8 @@ def test_curves_of_different_steps_and_torn_rows(tmp_path, capsys):
     assert np.isnan(both.curve.std[[0, 2]]).all()  # one seed has no spread, not one of 0
     assert both.curve.hours[:2].tolist() == [1 / 7200] * 2 and np.isnan(both.curve.hours[2])
     assert both.unfinished() == "100 of 1,000,000 updates" and both.scores("last") == {0: 30.0, 1: 20.0}
-    assert both.times() == {"training_seconds": 100.0, "updates_per_second": 2.0, "evaluation_seconds": 12.5, "evaluation_waited": 2.5, "evaluation_after": 0.5}
+    assert both.times() == {"training_seconds": 100.0, "updates_per_second": 2.0, "evaluation_seconds": 12.5, "evaluation_waited": 2.5, "evaluation_after": 0.5,
+                            "pretraining_seconds": None}
     for text in ("", "step,se", "step,seed,score\n1,0,2\n", "step,seed,score,return_mean\n1,7,2,2\n1,2,nan,2\n1,2,2,inf\n0,2,2,2\n1" + "0" * 30 + ",2,2,2\n",
                  f"step,seed,score,return_mean\n1,2,2,{'2' * 200_000}\n"):
         (tmp_path / "b/eval.csv").write_text(text)

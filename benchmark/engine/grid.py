@@ -274,9 +274,9 @@ class Grid:
     def plan(self) -> None:
         """Print the table so far, the commands that are to be run, and how long they may take."""
         print(tables.markdown(self, tables.results(self)))
-        jobs, about = self.jobs(bool(self.args.gpu_share if self.args.ray else self.args.gpus)), []
+        jobs, about, models = self.jobs(bool(self.args.gpu_share if self.args.ray else self.args.gpus)), [], set()
         for job in jobs:
-            about.append(self.seconds(job))
+            about.append(self.seconds(job, models))
             told = "unknown: nothing like it has run here, a short run (--updates 500) would tell"
             told = told if about[-1] is None else f"about {duration(about[-1])}"
             print(f"{shlex.join(job.command)}  # {told}")
@@ -289,8 +289,9 @@ class Grid:
         print(f"\n{len(self.cells)} cells, {done} of {len(self.cells) * len(self.seeds)} seeds finished; {len(jobs)} "
               f"runs to start or resume{', ' * bool(length)}{', and '.join(length)}")
 
-    def seconds(self, job: Job) -> float | None:
-        """From the updates per second of the newest run with the same values on the same robot; None without one."""
+    def seconds(self, job: Job, models: set | None = None) -> float | None:
+        """From the updates per second of the newest run with the same values on the same robot, and from the seconds of
+        its model; None without one. `models`: those that are counted already, which jobs of one algorithm share."""
         def of(run):
             return {name: run[name] for name in run if name not in ("env", "eval_env", "updates", "eval_every")}
 
@@ -302,7 +303,11 @@ class Grid:
             return None
         on_cpu = alike[-1].config["args"].get("device") == "cpu"  # there, seeds take turns
         share = len(job.seeds) / len(alike[-1].seeds) if on_cpu else 1.0
-        return (mine["updates"] - (job.resume.progress if job.resume else 0)) * share / alike[-1].speed
+        done, models = job.resume.progress if job.resume else 0, set() if models is None else models
+        new = {(job.cell.algorithm, job.cell.dataset, seed) for seed in job.seeds} - models if not done else set()
+        models |= new
+        model = alike[-1].pretraining * len(new) / len(alike[-1].seeds)  # models are trained one after another
+        return (mine["updates"] - done) * share / alike[-1].speed + model
 
 
 def _without(words: str, updates) -> list[str]:

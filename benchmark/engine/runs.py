@@ -30,8 +30,8 @@ IGNORED = {"config", "seeds", "runs", "device", "eval_workers", "save_seconds", 
            "resume"}
 SCORES = {"last": "the last evaluation", "mean_of_last_10": "the mean of the last 10 evaluations",
           "best": "the best evaluation"}  # of result.json
-TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited",
-         "evaluation_after")  # of result.json
+TIMES = ("training_seconds", "updates_per_second", "evaluation_seconds", "evaluation_waited", "evaluation_after",
+         "pretraining_seconds")  # of result.json
 
 
 def settings(args: dict) -> dict:
@@ -194,6 +194,26 @@ class Run:
             return self.checkpoint["step"] / self.checkpoint["seconds"]
         except (InputError, ZeroDivisionError):
             return None
+
+    @property
+    def pretraining(self) -> float:
+        """Seconds that came before its first update, for all of its seeds: those of a model, whoever trained it."""
+        try:
+            found = self.result.get("pretraining_seconds") if self.result else self.checkpoint.get("pretraining")
+        except InputError:
+            return 0.0
+        return max(0.0, found) if _number(found) else 0.0
+
+    @property
+    def model(self) -> str:
+        """"the model of seed 1, 12 epochs so far", where that is all it has done yet (its log has no row); or empty."""
+        if any(os.path.lexists(self.folder / name) for name in ("log.csv", "checkpoint.pt", "result.json")):
+            return ""
+        try:
+            seed, epoch, *_ = text_of(self.folder / "model.csv").splitlines()[-1].split(",")
+            return f"the model of seed {int(seed)}, {int(epoch) + 1:,} epochs so far"
+        except (OSError, ValueError, IndexError):
+            return ""
 
 
 def _number(value) -> bool:

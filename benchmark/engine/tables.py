@@ -48,10 +48,8 @@ def results(grid) -> list[dict]:
             rows.append(row(cell.dataset, name, data, quote, judged, ours))
     for name, among in table.best.items():
         for dataset in grid.datasets:
-            tried = [row for row in rows if row["dataset"] == dataset and row["algorithm"] in among and row["mean"]]
-            if tried:
-                best = max(tried, key=lambda row: float(row["mean"]))
-                rows.append(best | {"algorithm": name, "source": f"the best of {len(tried)}: {best['algorithm']}"})
+            tried = [row for row in rows if row["dataset"] == dataset and row["algorithm"] in among]
+            rows += best(dataset, name, tried, paper.get((dataset, name), {}))
     for dataset in grid.datasets if grid.paper else ():
         ours = grid.columns(dataset) if dataset in grid.quoted else {}
         names = {name: column.published or name for name, column in ours.items()}
@@ -60,6 +58,20 @@ def results(grid) -> list[dict]:
         quotes = {name: paper.get((dataset, its), {}) for name, its in names.items()}
         rows += [row(dataset, name, "quoted", quote, "quoted" if quote else "") for name, quote in quotes.items()]
     return rows
+
+
+def best(dataset: str, name: str, tried: list[dict], quote: dict) -> list[dict]:
+    """The row with the best mean of several of ours, judged by the paper's own best, if it has one; none of nothing."""
+    done = [row for row in tried if row["mean"]]
+    if not tried or not (done or quote):
+        return []
+    scores, told = [], []
+    if done:
+        of = max(done, key=lambda row: float(row["mean"]))
+        scores, told = list(map(float, of["scores"].split())), [f"the best of {len(done)}: {of['algorithm']}"]
+    judged = verdict(scores, *(float(quote[key] or 0) for key in ("mean", "std"))) if quote else ""
+    made = row(dataset, name, tried[0]["data"], quote, judged, scores)
+    return [made | {"source": "; ".join([*told, *filter(None, [made["source"]])])}]
 
 
 def also(grid, cell) -> dict[str, list[float]]:
