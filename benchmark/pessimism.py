@@ -126,7 +126,7 @@ def value(name: str, agent, action):
     if name == "COMBO":
         return agent.critics(obs, action).min(0).values / GAMMA
     next_obs = model_heights(agent.model, agent, action).mean(0)[:, None]
-    penalty = torch.stack([agent.penalty(obs, action) for _ in range(20)]).mean(0)  # it draws at random
+    penalty = torch.stack([agent.penalty(obs, action) for _ in range(200)]).mean(0)  # it draws at random
     return agent.target_critics(next_obs, agent.actor.act(next_obs)).min(0).values - penalty / GAMMA
 
 
@@ -198,16 +198,16 @@ def stretches(x, here) -> list[tuple[float, float]]:
 
 def names(ax, name: str, colour: str) -> None:
     """Words at the lines themselves: what all panels share in the first, what is a panel's own in it."""
-    def tell(text, x, y, color=colour, **where):
+    right, box = dict(ha="right"), dict(facecolor="white", edgecolor="none", pad=1)
+    words = {"MBPO": [("data", -0.95, 2.9, "dimgray", {}), ("its model", 0.3, 1.85, colour, right),
+                      ("truth", 0.36, 0.3, "black", {})],
+             "MOPO": [("reward - lambda u", -0.95, -0.8, colour, {}), ("as fitted", 0.95, 2.15, "black", right)],
+             "COMBO": [("Q", -0.95, 1.65, colour, {})],
+             "RAMBO": [("changed", 0.95, 0.7, colour, right), ("as fitted", 0.95, 2.15, "black", right)],
+             "MOBILE": [("target", 0.95, 0.8, colour, right)],
+             "MOReL": [("known", -0.95, 0.8, colour, {}), ("HALT", 0.6, 1.5, colour, dict(ha="center", bbox=box))]}
+    for text, x, y, color, where in words[name]:
         ax.text(x, y, text, fontsize=8, color=color, **where)
-
-    if name == "MBPO":
-        tell("data", -0.95, 2.9, "dimgray")
-        tell("truth", 0.98, -0.85, "black", ha="right")
-        tell("its model", 0.3, 1.85, ha="right")
-    else:
-        tell({"MOPO": "reward - lambda u", "COMBO": "Q", "RAMBO": "its model, changed", "MOBILE": "target",
-              "MOReL": "known"}[name], -0.95, 1.65)
 
 
 def table(tables: dict[str, list[dict]]) -> str:
