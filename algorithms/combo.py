@@ -47,12 +47,13 @@ results on v2 datasets, and not as the paper where these two differ:
 - (10): The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 
 Logged: critic_loss is (7) / 2, td_loss the mean of its squares, push_down and push_up the means of (5) and
-(6) over k, conservative their difference. q is the mean of Qk(s, a), target that of (2), imagined_reward that
-of the rewards of the last block, alive its share of rows that were not past an end. actor_loss is (8). alpha
-falls from 1, entropy is -mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py
-for each epoch and network.
+(6) over k, conservative their difference. It begins near log 3 + A log 2 (one group: log 3 n + A log 2), as a
+flat Q has it. The lower it is, the more the critics prefer the data's actions. q is the mean of Qk(s, a),
+target that of (2). Of a batch's imagined rows, imagined_reward is the mean reward, and imagined_done the
+share that end; 0 without such rows. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s)
+and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (98 lines of code differ).
+Read before: mopo.py (97 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -94,7 +95,7 @@ class Args(RunArgs):
     critic_lr: Positive = 3e-4  # of the critics
     gamma: Fraction = 0.99  # discount in (2)
     tau: Fraction = 0.005  # Polyak step of the target critics
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     @property
@@ -106,9 +107,11 @@ class Args(RunArgs):
         if self.num_actions % self.lse_groups:
             raise InputError(f"--lse-groups {self.lse_groups}: must divide --num-actions {self.num_actions}")
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of {MODEL.elites}")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: must be a multiple of the number of the "
+                             f"model's elites, {MODEL.elites}")
         if self.push_states == "model" and self.real == self.batch_size:
-            raise InputError(f"--push-states model: --real-ratio {self.real_ratio} leaves no imagined rows")
+            raise InputError(f"--push-states model: --real-ratio {self.real_ratio} leaves none of the "
+                             f"{self.batch_size} rows of a batch to be imagined")
 
 
 def _table(version, **rows):
@@ -186,7 +189,6 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
-# same as cql.py
 def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
     """Mean and log std of each state, so often that so many actions are drawn: (B, A) -> (B, number, A)."""
     return tuple(x[:, None].expand(-1, number, -1) for x in policy)
@@ -217,7 +219,6 @@ class COMBO:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last block: mean reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -240,7 +241,7 @@ class COMBO:
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -249,11 +250,7 @@ class COMBO:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            told = torch.stack([reward, torch.ones_like(reward)])
-            totals += torch.where(alive, told, 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
@@ -329,11 +326,12 @@ class COMBO:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        down, up, (reward, alive) = down.mean(), up.mean(), self.imagined.clone().unbind()
+        down, up, imagined = down.mean(), up.mean(), max(1, len(target) - self.args.real)  # rows
         return {"critic_loss": critic_loss / 2, "td_loss": td_loss.mean(), "conservative": down - up,
                 "push_down": down, "push_up": up, "q": q.mean(), "target": target.mean(),
-                "imagined_reward": reward, "alive": alive, "actor_loss": actor_loss, "alpha": self.alpha(),
-                "entropy": -log_prob.mean()}
+                "imagined_reward": batch.reward[self.args.real:].sum() / imagined,
+                "imagined_done": batch.done[self.args.real:].sum() / imagined, "actor_loss": actor_loss,
+                "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

@@ -1,51 +1,46 @@
 """MOBILE: Model-Bellman Inconsistency for Model-based Offline RL. Sun et al., ICML 2023, PMLR 202.
 
-A model of the robot is learned from the data, and an actor practises in it. As in MOPO, what is imagined must be
-distrusted where the model is unsure. MOPO asks how widely the model spreads the next state, in whatever units a
-state has, and charges for it once. But a critic wants to know only one thing: does it matter? MOBILE lets every
-network of the model imagine next states, and has the target critics value them. If the networks' futures are worth
-the same, the step costs nothing, however far apart they are. If their values differ, the Bellman target is lowered
-by how much they do. This is asked anew at every update, of the newest critics and actor.
+An actor practises in a learned model, and what it imagines must be distrusted where the model is unsure.
+MOPO charges once for how wide the next state is spread, in whatever units a state has. But a critic asks
+only one thing: does it matter? MOBILE lets each of the model's best networks imagine next states, and the
+target critics value them. Futures of equal value cost nothing, however far apart the states are. Where the
+value differs from network to network, the Bellman target is lowered by how much it does. This is asked anew
+at every update, of the newest critics and actor.
 
-The model (common/dynamics.py) has seven networks, of which the K = 5 best are the elites. For a state s and an
-action a, elite e gives the mean mu_e and the standard deviation sigma_e of the change of the state. i counts
-M = 10 next states of each elite. d = 1 where the episode ends. mean_b is the mean over a batch, of which a share f
-are real rows; the others are imagined. A prime on Q marks a target network, k counts the critics, j the A
-dimensions of an action. pi gives the mean and std of a Gaussian variable z, and the action is tanh(z). alpha, the
-temperature, is the weight of the entropy. No gradient passes through (1) to (3).
+The model (common/dynamics.py) has seven networks; the K = 5 best are the elites. For a state s and an action
+a, elite e gives the mean mu_e and the standard deviation sigma_e of the change of the state, and i counts M
+next states drawn from it. d = 1 where the episode ends. mean_b is the mean over a batch, of which a share f
+are real rows; the others are imagined. A prime on Q marks a target network, k counts the N critics, j the A
+dimensions of an action. pi gives the mean and std of a Gaussian variable z, and the action is tanh(z).
+alpha, the temperature, is the weight of the entropy. No gradient passes through (1), (2) and (3).
 
     v_e = mean_i min_k Qk'(s'_ei, a'_ei),  s'_ei = s + mu_e + sigma_e xi_ei,  a'_ei ~ pi(s'_ei)            (1)
-    U(s, a) = std_e v_e, the unbiased one, whose square divides by K - 1                                   (2)
-    y = max(0, r - lambda U(s, a) + gamma (1 - d) min_k Qk'(s', a')),  a' ~ pi(s'),  U = 0 of real rows    (3)
+    U(s, a) = [sum_e (v_e - mean_e v_e)^2 / (K - 1)]^(1/2) of an imagined row, 0 of a real one             (2)
+    y = max(0, r - lambda U(s, a) + gamma (1 - d) min_k Qk'(s', a')),  a' ~ pi(s')                         (3)
     critic loss = mean_k mean_b (Qk(s, a) - y)^2                                                           (4)
     actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ ~ pi(s)                                (5)
     temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                                (6)
     log pi(a|s) = sum_j [log N(z_j; mean_j, std_j) - 2 (log 2 - z_j - softplus(-2 z_j))],  a = tanh(z)     (7)
     actor's learning rate in block n = lr (1 + cos(math.pi n / blocks)) / 2, a block: 1,000 updates        (8)
 
-Before the first update of a block the model imagines k steps from each of 50,000 states of the data, with sampled
-rewards that no penalty has lowered. What it imagined in the last five blocks is kept, first in, first out.
+Rollouts are as in mopo.py, but the ring has the rewards as they were sampled, without a penalty.
 
-Paper / authors' code / here: the paper's text was not at hand, only its code, so this file follows the code. There
-- (3): The clamp at 0 belongs to the method where no return is negative: pessimism cannot go below the worst
-  return. `--target-min` moves it, and None drops it. Where rewards are negative it must be dropped.
-- (3): U is not discounted, and an end of the episode does not remove it. U is 0 on real rows. The code computes
-  those too, and multiplies them by 0.
-- (3): No entropy is in the target with D4RL's data. `--backup-entropy` subtracts alpha log pi(a'|s'), as the
-  authors do with NeoRL's. On pen-cloned the target has the best of 10 next actions for each critic.
-- (4): It averages over critics too. For Adam only its tiny eps makes a difference.
-- (5): alpha is at most 1. It is 0.2 and not trained on hopper-medium and hopper-medium-replay.
+Paper / authors' code / here: only the code was at hand, so every value and detail is the code's, except:
+- (2): The code computes U of real rows too, and multiplies it by 0.
 - (7): The code has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
-- Adroit's rewards are divided by std + 1e-3, here by std. Theirs is above 1, so this is less than 0.1% of it.
-- Each elite imagines a fifth of a rollout's rows, chosen at random, where the code draws an elite for each row.
+- In rollouts the code draws an elite for each row. Here each elite has a fifth of the rows, in random order.
+- Adroit's rewards are standardised. The code divides by std + 1e-3, this file by std. What it chooses: y is
+  at least 0, also with Adroit's standardised rewards (`--target-min None` drops that). y has no entropy with
+  D4RL's data, but with NeoRL's (`--backup-entropy`). alpha is at most 1, and fixed at 0.2 on hopper-medium
+  and hopper-medium-replay. On pen-cloned y has each critic's best of 10 next actions. OfflineRL-Kit, by the
+  first author, has the same updates, but lambda = 2 and f = 0.05 on halfcheetah-medium-expert, and at most
+  30 epochs of the model everywhere.
 
-Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penalty is the mean of lambda U over the
-batch's imagined rows: well below target. clamped is the share of the batch whose target the clamp holds: a few
-per cent at most, once the values have grown. imagined_reward is the mean of r over what the last block imagined,
-alive its share of rows that were not past an end. actor_loss is (5). alpha falls from 1, entropy is
--mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
+Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penalty is the mean of lambda U
+over the batch's imagined rows, clamped the share of the batch that the clamp of (3) holds. imagined_reward
+has no penalty in it. The rest is as in mopo.py.
 
-Read before: mopo.py (0 lines of code differ).
+Read before: mopo.py (80 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 
@@ -80,7 +75,7 @@ class Args(RunArgs):
     num_critics: Size = 2  # N
     networks: Literal["mujoco", "adroit", "pen-human"] = "mujoco"  # the others: larger, see _MODELS
     rollout_length: Size = 5  # k, steps imagined from each state
-    rollout_batch: Size = 50_000  # states of the data from which steps are imagined
+    rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of a block
     retain: Size = 5  # blocks of which imagined rows are kept
     real_ratio: Annotated[float, within("[0, 1)")] = 0.05  # f, the share of a batch that is real
@@ -96,7 +91,7 @@ class Args(RunArgs):
 
     def __post_init__(self):
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of {MODEL.elites}, the elites")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of {MODEL.elites}")
 
 
 def _table(**rows):
@@ -108,14 +103,13 @@ def _table(**rows):
 # the authors' configuration files
 PAPER = _table(random=((5, 0.5), (5, 5.0), (5, 2.0)), medium=((5, 0.5), (5, 1.5), (5, 0.5)),
                medium_replay=((5, 0.1), (5, 0.1), (1, 0.5)), medium_expert=((5, 1.0), (5, 1.5), (1, 1.5)))
-PAPER["hopper-medium-v2"] |= dict(alpha=0.2)
-PAPER["hopper-medium-replay-v2"] |= dict(alpha=0.2)
-PAPER["walker2d-medium-v2"] |= dict(model_epochs=30)
-PAPER["halfcheetah-medium-expert-v2"] |= dict(real_ratio=0.5)
-_ADROIT = dict(updates=200_000, rollout_length=1, num_critics=10, networks="adroit", actor_lr=3e-5, cosine=False,
-               reward="standardize")
-PAPER["pen-cloned-v1"] = _ADROIT | dict(penalty_coef=0.5, real_ratio=0.5, max_q_backup=True)
-PAPER["pen-human-v1"] = _ADROIT | dict(penalty_coef=1.0, real_ratio=0.8, networks="pen-human")
+PAPER["hopper-medium-v2"]["alpha"] = PAPER["hopper-medium-replay-v2"]["alpha"] = 0.2
+PAPER["walker2d-medium-v2"]["model_epochs"] = 30
+PAPER["halfcheetah-medium-expert-v2"]["real_ratio"] = 0.5
+_PEN = dict(updates=200_000, networks="adroit", num_critics=10, rollout_length=1, actor_lr=3e-5, cosine=False,
+            reward="standardize")
+PAPER["pen-cloned-v1"] = _PEN | dict(penalty_coef=0.5, real_ratio=0.5, max_q_backup=True)
+PAPER["pen-human-v1"] = _PEN | dict(penalty_coef=1.0, real_ratio=0.8, networks="pen-human")
 
 MODEL = Preset(hidden=(200,) * 4, decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=1e-3, max_log_var=0.5,
                min_log_var=-10.0, bound_coef=0.01, holdout=0.2, holdout_rows=1_000, patience=5)  # as MOPO's
@@ -160,7 +154,7 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """N networks S + A -> 256 x layers -> 1 as one batched matmul: raw obs (B, S), action (B, A) -> (N, B)."""
+    """Q1, Q2, ..., S + A -> 256 x layers -> 1, as one batched matmul: obs (B, S), action (B, A) -> (N, B)."""
 
     def __init__(self, num: int, layers: int, obs_size: int, action_size: int, rng: torch.Generator):
         super().__init__()
@@ -203,12 +197,12 @@ class MOBILE:
         self.model = Ensemble(data.obs_size, data.action_size, _MODELS[args.networks], init).to(data.device)
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
+        self.real = int(args.batch_size * args.real_ratio)  # rows of a batch
         self.log_alpha = torch.full((), math.log(args.alpha or 1.0), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.actor_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last block: reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -216,7 +210,8 @@ class MOBILE:
         self.step = 0
 
     def fit_model(self) -> Fit:
-        return Fit(self.model, self.data, replace(_MODELS[self.args.networks], max_epochs=self.args.model_epochs), self.seed)
+        preset = replace(_MODELS[self.args.networks], max_epochs=self.args.model_epochs)
+        return Fit(self.model, self.data, preset, self.seed)
 
     @property
     def phase(self) -> bool:
@@ -238,7 +233,7 @@ class MOBILE:
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -248,16 +243,12 @@ class MOBILE:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            totals += torch.where(alive, torch.stack([reward, torch.ones_like(reward)]), 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
-        real = int(self.args.batch_size * self.args.real_ratio)
-        index = torch.randint(len(self.data.rows), (real,), generator=self.rng, device=self.data.device)
-        imagined = self.ring.sample(self.args.batch_size - real, self.rng)
+        index = torch.randint(len(self.data.rows), (self.real,), generator=self.rng, device=self.data.device)
+        imagined = self.ring.sample(self.args.batch_size - self.real, self.rng)
         return self.data.split(torch.cat([self.data.rows[index], imagined]))
 
     def alpha(self) -> Tensor:
@@ -304,8 +295,7 @@ class MOBILE:
         self.step += 1
         self.actor_optimizer.param_groups[0]["lr"] = self.actor_lr
         batch = self.sample()
-        real = int(self.args.batch_size * self.args.real_ratio)
-        penalty = self.penalty(batch.obs[real:], batch.action[real:])
+        penalty = self.penalty(batch.obs[self.real:], batch.action[self.real:])
         target, q = self.critic_target(batch, penalty), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
         descend(self.critic_optimizer, critic_loss)
@@ -317,10 +307,11 @@ class MOBILE:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        reward, alive = self.imagined.clone().unbind()
-        return {"critic_loss": critic_loss, "q": q.mean(), "target": target.mean(),
-                "penalty": penalty.mean(), "clamped": (target <= self.target_min).to(target).mean(), "imagined_reward": reward,
-                "alive": alive, "actor_loss": actor_loss, "alpha": self.alpha(), "entropy": -log_prob.mean()}
+        clamped = (target <= self.target_min).to(target).mean()
+        return {"critic_loss": critic_loss, "q": q.mean(), "target": target.mean(), "penalty": penalty.mean(),
+                "clamped": clamped, "imagined_reward": batch.reward[self.real:].mean(),
+                "imagined_done": batch.done[self.real:].mean(), "actor_loss": actor_loss,
+                "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

@@ -38,12 +38,11 @@ Paper / authors' code / here (v2 datasets have the values of OfflineRL-Kit, a li
 - (7): The authors' form. The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 
 Logged: critic_loss is (4) / 2. q is the mean of Qk(s, a) and target that of (3): below the return where the
-penalty is large. penalty is the mean of lambda u over what the last block imagined, alive its share of rows
-that were not past an end, imagined_reward the mean of (2). actor_loss is (5). alpha falls from 1, entropy is
--mean_b log pi(a~|s) and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and
-network.
+penalty is large. Of a batch's imagined rows, penalty is the mean of lambda u, imagined_reward that of (2),
+and imagined_done the share that end. actor_loss is (5). alpha falls from 1, entropy is -mean_b log pi(a~|s)
+and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (152 lines of code differ).
+Read before: sac_n.py (149 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -81,11 +80,11 @@ class Args(RunArgs):
     cosine: bool = True  # (8); off: constant
     critic_lr: Positive = 3e-4  # of the critics
     alpha_lr: Positive = 1e-4  # of log_alpha
-    alpha_max: Positive | None = 1.0  # most that alpha is in (3) and (5); none: no limit
+    alpha_max: Annotated[float | None, within("(0, inf)")] = 1.0  # most that alpha is; none: no limit
     target_entropy: Annotated[float | None, within("(-inf, inf)")] = None  # in (6); default: -A
     gamma: Fraction = 0.99  # discount in (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
 
@@ -190,12 +189,12 @@ class MOPO:
         self.model = Ensemble(data.obs_size, data.action_size, MODEL, init).to(data.device)
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
+        self.real = int(args.batch_size * args.real_ratio)  # rows of a batch
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
-        self.imagined = torch.zeros(3, device=data.device)  # of the last block: penalty, reward, share alive
         self.block = torch.zeros((), device=data.device)  # number of blocks begun
         self.actor_lr = torch.tensor(args.actor_lr, device=data.device)  # now
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
@@ -214,39 +213,33 @@ class MOPO:
         return self.args.penalty_coef * torch.linalg.vector_norm((0.5 * log_var).exp(), dim=-1).amax(0)  # (1)
 
     @torch.no_grad()
-    def imagine(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of a step from obs (n, S): action (n, A), next state (n, S), penalised reward and penalty (n,)."""
+    def imagine(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a step from obs (n, S): action (n, A), next state (n, S), penalised reward (n,)."""
         action, _ = self.actor.sample(obs, self.rng)
         mean, log_var = self.model.predict(obs, action)  # (7, n, D)
         elite = torch.randint(len(self.model.elites), (len(obs),), generator=self.rng, device=obs.device)
         chosen = self.model.elites[elite], torch.arange(len(obs), device=obs.device)
         noise = torch.randn(mean.shape[1:], generator=self.rng, device=obs.device)
         next_obs, reward = draw(obs, mean[chosen], log_var[chosen], noise)
-        penalty = self.penalty(log_var)
-        return action, next_obs, reward - penalty, penalty  # (2)
+        return action, next_obs, reward - self.penalty(log_var)  # (2)
 
     @torch.no_grad()
     def rollout(self) -> None:
         """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
-            action, next_obs, reward, penalty = self.imagine(obs)
+            action, next_obs, reward = self.imagine(obs)
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            told = torch.stack([penalty, reward, torch.ones_like(reward)])
-            totals += torch.where(alive, told, 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[2])
-        self.imagined[2] = totals[2] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
-        real = int(self.args.batch_size * self.args.real_ratio)
-        index = torch.randint(len(self.data.rows), (real,), generator=self.rng, device=self.data.device)
-        imagined = self.ring.sample(self.args.batch_size - real, self.rng)
+        index = torch.randint(len(self.data.rows), (self.real,), generator=self.rng, device=self.data.device)
+        imagined = self.ring.sample(self.args.batch_size - self.real, self.rng)
         return self.data.split(torch.cat([self.data.rows[index], imagined]))
 
     def alpha(self) -> Tensor:
@@ -294,10 +287,13 @@ class MOPO:
         polyak(self.target_critics, self.critics, self.args.tau)
         if not log:
             return {}
-        penalty, reward, alive = self.imagined.clone().unbind()
-        return {"critic_loss": critic_loss / 2, "q": q.mean(), "target": target.mean(), "penalty": penalty,
-                "imagined_reward": reward, "alive": alive, "actor_loss": actor_loss, "alpha": self.alpha(),
-                "entropy": -log_prob.mean()}
+        penalty = self.penalty(self.model.predict(batch.obs[self.real:], batch.action[self.real:])[1])
+        imagined = max(1, len(penalty))  # rows
+        return {"critic_loss": critic_loss / 2, "q": q.mean(), "target": target.mean(),
+                "penalty": penalty.sum() / imagined,
+                "imagined_reward": batch.reward[self.real:].sum() / imagined,
+                "imagined_done": batch.done[self.real:].sum() / imagined, "actor_loss": actor_loss,
+                "alpha": self.alpha(), "entropy": -log_prob.mean()}
 
 
 def main(args: Args):

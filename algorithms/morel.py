@@ -43,7 +43,7 @@ baseline_error is (8) over mean_t R_t^2 before the fit, and falls far below 1. k
 delta. factor is the root in (7), log_std its mean over actions. model.csv has (1) for each network and epoch,
 and cloning.csv (4).
 
-Read before: mopo.py (292 lines of code differ).
+Read before: mopo.py (297 lines of code differ).
 Run: python algorithms/morel.py --env hopper-medium-v2
 """
 
@@ -55,9 +55,9 @@ from torch import Tensor, nn
 
 from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
-from common.data import Batch, Dataset, load_dataset
+from common.data import Dataset, load_dataset
 from common.graph import side_by_side
-from common.pretraining import pretrain
+from common.pretraining import Stage, pretrain
 from common.run import Run
 from common.terminations import robot_of
 
@@ -130,28 +130,11 @@ class Model(MLP):
             self.register_buffer(f"{name}_scale", torch.ones(size))  # mean absolute deviation + 1e-8
         self.register_buffer("spread", torch.zeros(()))  # max_data disc
 
-    def columns(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """s, a and s' - s, masked."""
-        return self.mask * batch.obs, batch.action, self.mask * (batch.next_obs - batch.obs)
-
-    @torch.no_grad()
-    def standardise(self, batch: Batch) -> None:
-        obs, action, change = self.columns(batch)
-        for name, x in (("input", torch.cat([obs, action], -1)), ("change", change)):
-            getattr(self, f"{name}_mean").copy_(x.mean(0))
-            getattr(self, f"{name}_scale").copy_((x - x.mean(0)).abs().mean(0) + 1e-8)
-
     def outputs(self, obs: Tensor, action: Tensor) -> Tensor:  # n
         return super().forward((torch.cat([obs, action], -1) - self.input_mean) / self.input_scale)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         return torch.addcmul(obs + self.change_mean, self.outputs(obs, action), self.change_scale)
-
-    def losses(self, batch: Batch) -> Tensor:
-        """Of each network: (4, B, ...) -> (4,)."""
-        obs, action, change = self.columns(batch)
-        target = (change - self.change_mean) / self.change_scale
-        return ((self.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
 
 
 class Actor(MLP):
@@ -175,43 +158,32 @@ class Actor(MLP):
         ratio = ((mean - old_mean) ** 2 + old_variance - variance) / (2 * variance + 1e-8)
         return (ratio + self.log_std - old_log_std).sum(-1)
 
-    def losses(self, batch: Batch) -> Tensor:
-        """Of cloning: (1, B, ...) -> (1,)."""
-        return nn.functional.mse_loss(self(self.mask * batch.obs[0]), batch.action[0])[None]  # (4)
-
     def act(self, obs: Tensor) -> Tensor:
         return self(self.mask * obs).clamp(-1, 1)
 
 
-class Cloning:
-    """Adam on (4), rows with replacement, before the first update; common/pretraining.py runs it."""
-    name, kept = "cloning", ("network",)  # of its log; what it leaves for others
+class Regression(Stage):
+    """Adam on squared errors before the first update; common/pretraining.py runs it."""
 
     def __init__(self, network: Model | Actor, data: Dataset, args: Args, seed: int, rows: Tensor):
         self.network, self.data, self.rows, self.step, self.epoch = network, data, rows, 0, 0
-        self.epochs = getattr(args, flag := f"{self.name}_epochs")
-        # what is learned does not depend on the other flags, and is kept for runs that have others
-        self.args = Args(batch_size=args.batch_size, lr=args.lr, **{flag: self.epochs})
+        flags = "batch_size", "lr", f"{self.name}_epochs"  # the result depends on no others
+        self.args = Args(**{flag: getattr(args, flag) for flag in flags})
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        self.optimizer = torch.optim.Adam([*network.weights, *network.biases], args.lr, fused=True,
-                                          capturable=data.device.type == "cuda")
-        self.total = torch.zeros(len(network.weights[0]), device=data.device)  # of this epoch's losses
-        self.error = torch.inf  # mean of the last epoch's
-        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
+        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
+        self.optimizer = torch.optim.Adam(network.parameters(), **adam)
         self.order, self.steps = self.draw(), len(rows) // args.batch_size
+        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
+        self.total = torch.zeros(len(self.order), device=data.device)  # of this epoch's losses
+        self.error = torch.inf  # mean of the last epoch's
 
     @property
     def done(self) -> bool:
-        return self.epoch >= self.epochs
-
-    def draw(self) -> Tensor:
-        """Rows of an epoch, for each network: (1, N)."""
-        n = len(self.rows)
-        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
+        return self.epoch >= getattr(self.args, f"{self.name}_epochs")
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         columns = self.column + torch.arange(self.args.batch_size, device=self.data.device)
-        losses = self.network.losses(self.data.split(self.data.rows[self.order.index_select(1, columns)]))
+        losses = self.losses(self.order.index_select(1, columns))
         descend(self.optimizer, losses.sum())
         self.total.add_(losses.detach())
         self.column.add_(self.args.batch_size)
@@ -233,18 +205,48 @@ class Cloning:
     finish = status
 
 
-class ModelFit(Cloning):
-    """Likewise on (1): each network has its own order of all rows; an incomplete last batch is left out."""
-    name = "model"
+class Cloning(Regression):
+    """Of the policy's mean, on rows drawn with replacement."""
+    name, kept = "cloning", ("network",)
+
+    def draw(self) -> Tensor:  # an epoch's rows, (1, N)
+        n = len(self.rows)
+        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
+
+    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+        batch = self.data.split(self.data.rows[rows[0]])
+        return nn.functional.mse_loss(self.network(self.network.mask * batch.obs), batch.action)[None]  # (4)
+
+
+class ModelFit(Regression):
+    """Each network has its own order of all rows but true ends; an incomplete last batch is left out."""
+    name, kept = "model", ("network",)
+
+    def __init__(self, model: Model, data: Dataset, args: Args, seed: int):
+        super().__init__(model, data, args, seed, (data.done == 0).nonzero()[:, 0])
+        obs, action, change = self.columns(self.rows)
+        for name, x in (("input", torch.cat([obs, action], -1)), ("change", change)):
+            getattr(model, f"{name}_mean").copy_(x.mean(0))
+            getattr(model, f"{name}_scale").copy_((x - x.mean(0)).abs().mean(0) + 1e-8)
+
+    def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """s, a and s' - s, masked."""
+        batch, mask = self.data.split(self.data.rows[rows]), self.network.mask
+        return mask * batch.obs, batch.action, mask * (batch.next_obs - batch.obs)
 
     def draw(self) -> Tensor:  # (4, N)
         keys = torch.rand((4, len(self.rows)), generator=self.rng, device=self.data.device)
         return self.rows[keys.argsort(1)]
 
+    def losses(self, rows: Tensor) -> Tensor:  # (4, B) -> (4,)
+        obs, action, change = self.columns(rows)
+        target = (change - self.network.change_mean) / self.network.change_scale
+        return ((self.network.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
+
     @torch.no_grad()
     def finish(self) -> str:
-        for rows in self.rows.split(2**13):  # in pieces: many rows' hidden units take much memory
-            obs, action, _ = self.network.columns(self.data.split(self.data.rows[rows]))
+        for rows in self.rows.split(2**11):  # in pieces: many rows' hidden units take much memory
+            obs, action, _ = self.columns(rows)
             most = torch.maximum(self.network.spread, disagreement(self.network(obs, action)).amax())
             self.network.spread.copy_(most)
         return f"{self.status()}, largest disagreement {self.network.spread.item():.4g}"
@@ -317,13 +319,11 @@ def conjugate_gradient(product, g: Tensor, steps: int) -> Tensor:
 class MOReL:
     def __init__(self, args: Args, data: Dataset, seed: int):
         self.args, self.data, self.seed, self.step = args, data, seed, 0
-        robot, known = robot_of(args.env, args.eval_env), int((data.done == 0).sum())
+        robot = robot_of(args.env, args.eval_env)
         self.world, mask = _TASKS.get(robot, (None, []))
         if data.obs_size != len(mask):
             raise InputError(f"{data.name}: imagined rewards are known for D4RL's {', '.join(_TASKS)}, not "
                              f"for {robot} with {data.obs_size} observations; --eval-env names the task")
-        if known < args.batch_size:
-            raise InputError(f"{data.name}: {known} rows that go on fill no batch of {args.batch_size}")
         self.rng = torch.Generator(data.device).manual_seed(seed)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
         mask = torch.tensor(mask)
@@ -335,10 +335,7 @@ class MOReL:
         self.first_obs = self.model.mask * data.obs[data.episodes[:, 0].to(data.device)]  # (E, S)
 
     def fit_model(self) -> ModelFit:
-        """Code: an episode's last row is left out; here, a true end's (a timeout's is not in the data)."""
-        rows = (self.data.done == 0).nonzero()[:, 0]
-        self.model.standardise(self.data.split(self.data.rows[rows]))
-        return ModelFit(self.model, self.data, self.args, self.seed, rows)
+        return ModelFit(self.model, self.data, self.args, self.seed)
 
     def fit_actor(self) -> Cloning:
         rows = torch.arange(len(self.data.rows), device=self.data.device)
@@ -394,7 +391,7 @@ class MOReL:
         delta = (reward + self.args.gamma * following - value) * kept
         return discounted(delta, self.args.gamma * self.args.gae)  # (5)
 
-    def improve(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def improve_policy(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> list[Tensor]:
         """One step of pi: what mean_t A log pi gained by it, its KL, and the factor of x.
 
         obs (B, S), action (B, A), advantage (B,), whitened; weight (B,): 1 / N, or 0 where nothing is kept.
@@ -419,9 +416,10 @@ class MOReL:
             torch._foreach_add_(parameters, [part.view_as(p) for part, p in zip(step, parameters)])  # (7)
             actor.log_std.clamp_(self.args.min_log_std, 1.0)
             mean = actor(obs)
-            return weighted @ (actor.log_prob(mean, action) - log_prob), weight @ actor.kl(mean, *old), factor
+            gain = weighted @ (actor.log_prob(mean, action) - log_prob)
+            return [gain, weight @ actor.kl(mean, *old), factor]
 
-    def fit_baseline(self, features: Tensor, returns: Tensor, kept: Tensor) -> None:
+    def improve_baseline(self, features: Tensor, returns: Tensor, kept: Tensor) -> None:
         """An epoch over the kept rows: features (B, S + 4), returns (B,), kept (B,)."""
         size, optimizer = self.args.batch_size, self.baseline_optimizer
         keys = torch.rand(len(kept), generator=self.rng, device=kept.device)
@@ -431,7 +429,7 @@ class MOReL:
         for step in range(max(len(kept) // size - 1, 1)):
             rows = slice(size * step, size * (step + 1))
             errors = (self.baseline(features[rows])[0, :, 0] - returns[rows]) ** 2
-            optimizer.found_inf = (step >= steps).float()  # 1: Adam makes no step, as the epoch is over
+            optimizer.found_inf = (step >= steps).float()  # 1: the epoch is over, and Adam makes no step
             descend(optimizer, kept[rows] @ errors / kept[rows].sum().clamp(min=1))  # (8)
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
@@ -446,8 +444,8 @@ class MOReL:
         advantage = advantage / ((weight @ advantage**2).sqrt() + 1e-6)  # whitened
         returns = discounted(reward, self.args.gamma).flatten()
         obs, action = obs.flatten(0, 1), action.flatten(0, 1)
-        gain, kl, factor = self.improve(obs, action, advantage, weight)
-        self.fit_baseline(features, returns, kept.flatten())
+        gain, kl, factor = self.improve_policy(obs, action, advantage, weight)
+        self.improve_baseline(features, returns, kept.flatten())
         if not log:
             return {}
         episodes, square = kept[:, 0].sum().clamp(min=1), weight @ returns**2
@@ -461,6 +459,8 @@ class MOReL:
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
                         args.action_low, args.action_high)
+    if (known := int((data.done == 0).sum())) < args.batch_size:
+        raise InputError(f"{data.name}: {known} rows that go on fill no batch of {args.batch_size}")
     agents = [MOReL(args, data, seed) for seed in args.seeds]
     update = side_by_side(agents)
     run = Run(args, agents)

@@ -1,57 +1,65 @@
 """RAMBO: Robust Adversarial Model-Based Offline RL. Rigter, Lacerda, Hawes, NeurIPS 2022, arXiv:2204.12581.
 
-As in MOPO, an actor practises in a model that is learned from the data, and finds the places where the model is
-wrong in the actor's favour. MOPO measures how unsure the model is. RAMBO makes the model an opponent: after every
-1,000 updates of the agent it takes 1,000 steps that make what it imagines a little worse for the actor, and that
-keep it true to the data. Where there are data they win. Elsewhere the model is free to turn pessimistic.
+As in MOPO, an actor practises in a model that is learned from the data, and finds the places where the model
+is wrong in the actor's favour. MOPO measures how unsure the model is, and charges for it. RAMBO makes the
+model an opponent: after every 1,000 updates of the agent it takes 1,000 steps that make what it imagines a
+little worse for the actor, and that keep it true to the data. Where there are data, they win. Elsewhere the
+model is free to turn pessimistic.
 
-The model (common/dynamics.py) has seven networks. Each gives for a state s and an action a the mean mu_e and the
-standard deviation sigma_e of D numbers y: the change of the standardised state, and the reward r. The K = 5 best
-networks are the elites. One elite, drawn for each row, draws y, and so the next state s'. d = 1 where the episode
-ends. mean_b and std_b are over a batch. A prime on Q marks a target network, k counts the two critics, i the
-dimensions of y, or of an action. pi gives the mean and std of a Gaussian variable z, and the action is tanh(z).
-lambda is the adversary's weight. alpha, the temperature, is the weight of the entropy.
+The model (common/dynamics.py) has seven networks. Each gives, for a state s and an action a, the mean mu_e
+and the standard deviation sigma_e of D numbers y: the change of the standardised state, and the reward r. Of
+the five best networks, the elites, one is drawn for each step; it draws y, and so the next state s'. d = 1
+where the episode ends. mean_b and std_b are over a batch. A prime on Q marks a target network, k counts the
+two critics, i the D numbers of y or the A dimensions of an action. pi gives the mean and std of a Gaussian
+variable z, and the action is tanh(z). alpha, the temperature, is the weight of the entropy.
 
-    log T(y|s, a) = log mean_e exp sum_i log N(y_i; mu_ei, sigma_ei),  e over the elites                   (1)
+    log T(y|s, a) = log mean_e exp sum_i log N(y_i; mu_ei, sigma_ei),  e: the elites                       (1)
     advantage = r + gamma (1 - d) V(s') - min_k Qk(s, a),  V(s') = min_k Qk(s', tanh(mean(s')))            (2)
-    adversary's loss = mean_b (advantage - mean_b) / std_b log T(y|s, a),  a ~ pi(s), y ~ T                (3)
-    model's loss = L + lambda (3),  L = (2) of common/dynamics.py, on real rows                            (4)
+    adversary's loss = mean_b [(advantage - mean_b) / std_b log T(y|s, a)],  a ~ pi(s), y ~ T              (3)
+    model's loss = L + lambda (3),  L on real rows: (2) of common/dynamics.py                              (4)
     target = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient        (5)
     critic loss = sum_k mean_b (Qk(s, a) - target)^2                                                       (6)
     actor loss = mean_b [alpha log pi(a~|s) - min_k Qk(s, a~)],  a~ ~ pi(s)                                (7)
-    temperature loss = -mean_b log_alpha [log pi(a~|s) - number of action dimensions]                      (8)
+    temperature loss = -mean_b log_alpha [log pi(a~|s) - A]                                                (8)
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - 2 (log 2 - z_i - softplus(-2 z_i))],  a = tanh(z)     (9)
-    cloning loss = -mean_b log pi(a|s)                                                                     (10)
+    cloning loss = -mean_b log pi(a|s)                                                                    (10)
 
-The gradient of (3) is the paper's model gradient (its equation 5, proved in its appendix A): by it the value of the
-policy falls when what came out better than expected becomes less likely. Only log T has a gradient in (3).
-An iteration imagines k steps from 50,000 states of the data, updates the agent 1,000 times on batches that are half
-real and half imagined in the last five iterations, and then the model 1,000 times by (4). For these, chains of k
-steps start from 256 states of the data; every step of a chain is a step of Adam. An update is one step of either
-kind, and --updates counts both. With lambda = 0 there are none of the second kind: the model stays as it was fitted.
+Only log T has a gradient in (3), and it is the paper's model gradient (equation 5 there, proved in its
+appendix A): a step makes what came out better than expected less likely, so the policy's value falls.
 
-Paper / authors' code / here. Both versions of the paper have one algorithm. The published one has cloning, and other
-k and lambda; --config v1 is the preprint, with the best of its four settings, which its scores had chosen:
-- (1): The paper writes one Gaussian. The code has the mixture.
-- (2): The paper writes the values of pi. The code takes online critics at the mean action, without entropy.
-- (3): The paper's states are the discounted visits of pi. The code has the chains, which go on past ends.
-- (3): The authors divide by std_b, here by std_b + 1e-6. They draw a row's elite once and for all, here at each step.
-- (4): The authors' loss is 256 times this one, because a sum is over rows. Adam does not notice.
-- (4): As in their code each network has its own rows, never held-out ones, and Adam begins anew after the fit.
-- (6): The authors write half of it. (5) to (8) use parameters after the loss before, the authors' before all.
-- (10): It goes 50 times over one bootstrap, with the actor's own Adam. The authors skip batches with an action at
-  +-1, where (9) is infinite. Here actions are clipped to 1 - 1e-6; cloning.csv counts what they would skip.
-- At a true end the authors teach the model the next episode's first state. Here it is the real next one.
-- The authors evaluate every tenth iteration, and each of the last ten. Here it is every tenth (eval_every).
-- A mean Q beyond 1e10, or infinite, ends a run as diverged, as the authors' do: exit code 1, at a logged update.
+An iteration imagines k steps from each of 50,000 states of the data. Then the agent makes 1,000 updates, by
+(5) to (8), on batches half real and half imagined in the last five iterations. Then the model makes 1,000
+steps of (4), along chains: k steps from each of 256 states of the data, an Adam step at each. An update is a
+step of either kind, and --updates counts both. If lambda is 0, there are none of the second kind, and the
+model stays as it was fitted. The published version has the actor learn the data's actions first, by (10).
+The preprint (--config v1) does not, and has other k and lambda: of its four settings each dataset's best.
 
-Logged: critic_loss is (6) / 2, q the mean of Qk(s, a), target that of (5), actor_loss (7). alpha falls from 1;
-entropy is -mean_b log pi(a~|s). imagined_reward and alive (share not past an end) are of the last rollout.
-model_loss is L, adversary_loss (3), log_likelihood the mean of (1), advantage that of (2). holdout is the elites'
-error (3) of common/dynamics.py now, on standardised states: it should stay where it was. Updates of the agent
-repeat what was last computed of the model (0 before), and the other way round. model.csv, cloning.csv: the fits.
+Paper / authors' code / here:
+- (1): The paper writes one Gaussian. The code has the mixture, followed here.
+- (2): The paper has pi's value. The code takes online critics at the mean action, without entropy.
+- (3): The paper's states are pi's discounted visits. The code's are the chains', which go on past an end.
+- (3): The authors divide by std_b, here by std_b + 1e-6. They draw the elites of the 256 rows once and for
+  all, here at each step.
+- (4): The code's loss is 256 times this, a sum over the rows of (3). Adam does not notice. As in the code
+  each network has its own real rows, none of them held out, and Adam begins anew after the fit.
+- (6): The authors write half of it, and take the gradients of (6) to (8) at one set of weights, not in turn.
+- (10): It goes over one bootstrap sample in one order, with the actor's Adam. The authors skip a batch that
+  has an action at +-1, where (10) is infinite. Here actions are clipped to 1 - 1e-6.
+- At a true end the authors teach the model the next episode's first state. Here it is the real next state.
+- The authors evaluate every tenth iteration and each of the last ten. Here it is every tenth throughout.
+- A run whose mean Q passes 1e10 has diverged, as in the code. At the log's next row it ends: exit code 1.
 
-Read before: mopo.py (0 lines of code differ).
+Logged: critic_loss is (6) / 2. q is the mean of Qk(s, a) and target that of (5). actor_loss is (7). alpha
+falls from 1, entropy is -mean_b log pi(a~|s) and goes to A's negative. Of a batch's imagined rows,
+imagined_reward is the mean reward, imagined_done the share that end. model_loss is L and adversary_loss (3).
+log_likelihood is the mean of (1), advantage that of (2). A row's numbers are those of its update. Of whoever
+did not move in it, the row repeats older ones: the agent's first of this iteration, or the model's at the
+start of the last chain, which are 0 until there was one. holdout is the elites' error now, (3) of
+common/dynamics.py on standardised states: it should stay where it began. model.csv is as in mopo.py.
+cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be
+skipped.
+
+Read before: mopo.py (224 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
@@ -66,11 +74,11 @@ from torch import Tensor, nn
 from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
-from common.dynamics import Ensemble, Fit, Preset, Ring, shuffle, split, supervised_loss
+from common.dynamics import Ensemble, Fit, Preset, Ring, adam, shuffle, split, supervised_loss
 from common.graph import side_by_side
-from common.pretraining import pretrain
+from common.pretraining import Stage, pretrain
 from common.run import Run
-from common.terminations import termination
+from common.terminations import Rule, termination
 
 
 @dataclass
@@ -81,7 +89,7 @@ class Args(RunArgs):
     adversary_weight: NonNegative = 3e-4  # lambda in (4); 0: the model stays as it was fitted
     adversary_lr: Positive = 3e-4  # of the model in (4)
     rollout_length: Size = 5  # k, steps imagined from each state
-    rollout_batch: Size = 50_000  # states of the data from which steps are imagined
+    rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of the agent in an iteration, and then as many of the adversary
     retain: Size = 5  # iterations of which imagined rows are kept
     real_ratio: Fraction = 0.5  # f, the share of a batch that is real
@@ -94,12 +102,12 @@ class Args(RunArgs):
     uniform_actions: bool = False  # rollouts with random actions, not the actor's (AntMaze)
     bc_epochs: Annotated[int, within("[0, 1e6]")] = 50  # of (10), before the first update; 0: no cloning
     model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
-    termination: str = "auto"  # of imagined episodes: hopper, walker2d, ..., never, or auto, the data's own task
+    termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     def __post_init__(self):
         if self.rollout_batch % MODEL.elites:
-            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of {MODEL.elites}, so that each "
-                             "elite draws as many rows")
+            raise InputError(f"--rollout-batch {self.rollout_batch}: give a multiple of the elites' number, "
+                             f"{MODEL.elites}")
 
 
 def _entry(k, weight, **others):
@@ -109,22 +117,22 @@ def _entry(k, weight, **others):
 
 
 def _table(bc_epochs, **rows):
-    return {f"{robot}-{level.replace('_', '-')}-v2": _entry(*pair, bc_epochs=bc_epochs) for level, row in rows.items()
-            for robot, pair in zip(("halfcheetah", "hopper", "walker2d"), row)}
+    return {f"{robot}-{level.replace('_', '-')}-v2": _entry(*pair, bc_epochs=bc_epochs)
+            for level, row in rows.items() for robot, pair in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
-PAPER = _table(50, random=((5, 0), (2, 3e-4), (5, 0)),  # the authors' configuration files, September 2022
-               medium=((5, 3e-4), (5, 3e-4), (5, 0)), medium_replay=((5, 3e-4), (2, 3e-4), (5, 0)),
-               medium_expert=((5, 3e-4), (5, 3e-4), (2, 3e-4)))
-V1 = _table(0, random=((5, 0), (1, 3e-4), (5, 3e-4)),  # the best of Table 3, which are Table 1, of the preprint
-            medium=((5, 3e-4), (5, 3e-4), (5, 0)), medium_replay=((5, 3e-4), (5, 3e-4), (5, 0)),
-            medium_expert=((2, 3e-4), (5, 0), (2, 3e-4)))
-PAPER |= {f"antmaze-{maze}-v0": _entry(5, weight, bc_epochs=0, reward="r-1", uniform_actions=uniform)
-          for maze, weight, uniform in (("umaze", 3e-4, False), ("umaze-diverse", 0, True), ("medium-play", 0, True),
-                                        ("medium-diverse", 0, True), ("large-play", 3e-4, True),
-                                        ("large-diverse", 0, True))}
+# the authors' configuration files of September 2022
+PAPER = _table(50, random=((5, 0), (2, 3e-4), (5, 0)), medium=((5, 3e-4), (5, 3e-4), (5, 0)),
+               medium_replay=((5, 3e-4), (2, 3e-4), (5, 0)), medium_expert=((5, 3e-4), (5, 3e-4), (2, 3e-4)))
+PAPER |= {f"antmaze-{maze}-v0": _entry(5, weight, bc_epochs=0, reward="r-1", uniform_actions=random)
+          for maze, weight, random in (
+              ("umaze", 3e-4, False), ("umaze-diverse", 0, True), ("medium-play", 0, True),
+              ("medium-diverse", 0, True), ("large-play", 3e-4, True), ("large-diverse", 0, True))}
+# the best of each row of the preprint's Table 3, which its Table 1 has
+V1 = _table(0, random=((5, 0), (1, 3e-4), (5, 3e-4)), medium=((5, 3e-4), (5, 3e-4), (5, 0)),
+            medium_replay=((5, 3e-4), (5, 3e-4), (5, 0)), medium_expert=((2, 3e-4), (5, 0), (2, 3e-4)))
 
-MODEL = Preset(hidden=(200, 200, 200, 200), decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=3e-4, max_log_var=1.0,
+MODEL = Preset(hidden=(200,) * 4, decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=3e-4, max_log_var=1.0,
                min_log_var=-6.0, bound_coef=0.001, holdout=0.1, holdout_rows=1_000, patience=10)
 
 
@@ -141,8 +149,9 @@ class Actor(nn.Module):
         super().__init__()
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
-        sizes = [obs_size, 256, 256, 2 * action_size]  # (6 / (i + o))**0.5 is Glorot's bound
-        self.weights = nn.ParameterList(uniform((o, i), (6 / (i + o))**0.5, rng) for i, o in zip(sizes, sizes[1:]))
+        sizes = [obs_size, 256, 256, 2 * action_size]
+        self.weights = nn.ParameterList(uniform((o, i), (6 / (i + o)) ** 0.5, rng)  # Glorot's
+                                        for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(o)) for o in sizes[1:])
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +187,7 @@ class Critics(nn.Module):
         self.register_buffer("obs_mean", mean.clone())
         self.register_buffer("obs_scale", scale.clone())
         sizes = [obs_size + action_size, 256, 256, 1]
-        self.weights = nn.ParameterList(uniform((2, i, o), (6 / (i + o))**0.5, rng)
+        self.weights = nn.ParameterList(uniform((2, i, o), (6 / (i + o)) ** 0.5, rng)
                                         for i, o in zip(sizes, sizes[1:]))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(2, 1, o)) for o in sizes[1:])
 
@@ -210,20 +219,22 @@ def log_mixture(y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.logsumexp(-0.5 * surprise.sum(-1), 0) - math.log(len(mean))  # (1)
 
 
-class Cloning:
-    """Behaviour cloning of the actor before the first update, as `pretrain` (common/pretraining.py) runs it."""
+class Cloning(Stage):
+    """The actor learns the data's actions before the first update; common/pretraining.py runs it."""
     name, kept = "cloning", ("actor", "actor_optimizer")
 
     def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, data: Dataset, args: Args, seed: int):
         self.actor, self.actor_optimizer, self.data = actor, optimizer, data
-        self.args = Args(bc_epochs=args.bc_epochs, batch_size=args.batch_size, actor_lr=args.actor_lr)  # all it needs
+        # no others: a clone that is kept serves every run with these
+        self.args = Args(bc_epochs=args.bc_epochs, batch_size=args.batch_size, actor_lr=args.actor_lr)
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        order = torch.randperm(len(data.rows), generator=torch.Generator().manual_seed(seed)).to(data.device)
-        train, self.holdout = order[(held := min(len(order) // 10, 2_000)):], order[:held]
-        self.steps = max(1, len(train) // args.batch_size)
-        index = torch.randint(len(train), (self.steps, args.batch_size), generator=self.rng, device=data.device)
+        n, size = len(data.rows), args.batch_size
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(data.device)
+        self.holdout, train = order.tensor_split([min(n // 10, 2_000)])
+        self.steps = max(1, len(train) // size)
+        index = torch.randint(len(train), (self.steps, size), generator=self.rng, device=data.device)
         self.index = train[index]  # rows of each batch, the same in every epoch
-        self.skipped = (data.action[self.index].abs() >= 1).flatten(1).any(1).sum()  # batches that the authors skip
+        self.skipped = (data.action[self.index].abs() >= 1).flatten(1).any(1).sum()  # batches, by the authors
         self.batch = torch.zeros(1, dtype=torch.int64, device=data.device)  # number of the next one
         self.total = torch.zeros((), device=data.device)  # of the losses in this epoch
         self.step, self.epoch = 0, 0
@@ -249,46 +260,42 @@ class Cloning:
     @torch.no_grad()
     def end_epoch(self) -> list[dict]:
         row = {"epoch": self.epoch, "train": (self.total / self.steps).item(),
-               "holdout": self.loss(self.holdout).item(), "batches": self.steps, "skipped": self.skipped.item()}
+               "holdout": self.loss(self.holdout).item(), "skipped": self.skipped.item() / self.steps}
         self.total.zero_()
         self.batch.zero_()
         self.epoch += 1
         return [row]
 
-    def status(self) -> str:
-        return f"of {self.args.bc_epochs} epochs"
-
     def finish(self) -> str:
-        return f"held-out loss {self.loss(self.holdout).item():.4g}, {self.skipped.item()} of {self.steps} batches clipped"
+        return f"the authors would skip {self.skipped.item():,} of {self.steps:,} batches"
 
 
 class RAMBO:
     def __init__(self, args: Args, data: Dataset, seed: int):
         self.args, self.data, self.seed = args, data, seed
         self.rng = torch.Generator(data.device).manual_seed(seed)
-        rows = torch.linspace(0, len(data.rows) - 1, 10_000, dtype=torch.float64).long()  # code: not of all rows
+        rows = torch.linspace(0, len(data.rows) - 1, 10_000, dtype=torch.float64).long()  # code: not all
         std, mean = torch.std_mean(data.obs[rows.to(data.device)].double().cpu(), 0, correction=0)
         mean, scale = mean.to(data.rows.dtype), (std + 1e-6).to(data.rows.dtype)
         init = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
         self.actor = Actor(data.obs_size, data.action_size, mean, scale, init).to(data.device)
         self.critics = Critics(data.obs_size, data.action_size, mean, scale, init).to(data.device)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
-        init = torch.Generator().manual_seed(seed)  # one of its own: the same model whatever the networks above
+        init = torch.Generator().manual_seed(seed)  # its own: one model, whatever the networks above
         self.model = Ensemble(data.obs_size, data.action_size, MODEL, init).to(data.device)
         self.train, self.holdout = split(data, MODEL, seed)  # as the model's Fit has it
-        self.ring = Ring(args.retain * args.rollout_length * args.rollout_batch, data.rows.shape[1]).to(data.device)
+        capacity = args.retain * args.rollout_length * args.rollout_batch
+        self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
+        self.real = int(args.batch_size * args.real_ratio)  # rows of a batch
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
-        adam = dict(fused=True, capturable=data.device.type == "cuda")
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)
-        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **adam)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **adam)
-        groups = [dict(params=[weight], weight_decay=decay) for weight, decay in zip(self.model.weights, MODEL.decay)]
-        groups.append(dict(params=[*self.model.biases, self.model.max_log_var, self.model.min_log_var]))
-        self.model_optimizer = torch.optim.Adam(groups, args.adversary_lr, **adam)
-        self.imagined = torch.zeros(2, device=data.device)  # of the last rollout: mean reward, share alive
+        options = dict(fused=True, capturable=data.device.type == "cuda")
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **options)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.critic_lr, **options)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.alpha_lr, **options)
+        self.model_optimizer = adam(self.model, MODEL.decay, args.adversary_lr)
         self.chain = torch.zeros(args.batch_size, data.obs_size, device=data.device)  # the adversary's states
-        self.agent_log = torch.zeros(6, device=data.device)  # numbers of the last update of each kind
-        self.model_log = torch.zeros(4, device=data.device)
+        self.agent_log = torch.zeros(8, device=data.device)  # numbers of the iteration's first update
+        self.model_log = torch.zeros(4, device=data.device)  # likewise of the chain's first step
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
         self.step = 0
 
@@ -316,7 +323,7 @@ class RAMBO:
 
     @torch.no_grad()
     def imagine(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Action (n, A), next state (n, S) and reward (n,) of one step from obs (n, S), whose order is random."""
+        """Of a step from obs (n, S), in random order: action (n, A), next state (n, S), reward (n,)."""
         if self.args.uniform_actions:
             shape = len(obs), self.data.action_size
             action = 2 * torch.rand(shape, generator=self.rng, device=obs.device) - 1
@@ -327,8 +334,8 @@ class RAMBO:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from each of `rollout_batch` states of the data go into the ring; rows past an end do not."""
-        n, totals = self.args.rollout_batch, torch.zeros_like(self.imagined)
+        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
         for _ in range(self.args.rollout_length):
@@ -337,17 +344,12 @@ class RAMBO:
             done = self.terminal(obs, action, next_obs)
             rows = torch.cat([obs, action, reward[:, None], next_obs, done[:, None].to(obs)], 1)
             self.ring.append(rows, alive)
-            told = torch.stack([reward, torch.ones_like(reward)])
-            totals += torch.where(alive, told, 0.0).sum(1)
             obs, alive = next_obs, alive & ~done
-        self.imagined.copy_(totals / totals[1])
-        self.imagined[1] = totals[1] / (n * self.args.rollout_length)
 
     def sample(self) -> Batch:
         """A batch, its real rows first."""
-        real = int(self.args.batch_size * self.args.real_ratio)
-        index = torch.randint(len(self.data.rows), (real,), generator=self.rng, device=self.data.device)
-        imagined = self.ring.sample(self.args.batch_size - real, self.rng)
+        index = torch.randint(len(self.data.rows), (self.real,), generator=self.rng, device=self.data.device)
+        imagined = self.ring.sample(self.args.batch_size - self.real, self.rng)
         return self.data.split(torch.cat([self.data.rows[index], imagined]))
 
     def alpha(self) -> Tensor:
@@ -368,7 +370,8 @@ class RAMBO:
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
         return -self.log_alpha * (log_prob.detach().mean() - self.data.action_size)  # (8)
 
-    def agent_step(self, log: bool) -> None:
+    def agent_step(self, log: bool) -> Tensor | None:
+        """An update of critics, actor and alpha; its numbers (8,), if they are wanted."""
         batch = self.sample()
         target, q = self.critic_target(batch), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
@@ -378,11 +381,13 @@ class RAMBO:
         descend(self.actor_optimizer, actor_loss)
         descend(self.alpha_optimizer, self.alpha_loss(log_prob))
         polyak(self.target_critics, self.critics, self.args.tau)
-        if log:
-            q = q.mean()
-            q = torch.where(q.abs() > 1e10, torch.inf, q)  # diverged: common/run.py ends the run
-            numbers = critic_loss / 2, q, target.mean(), actor_loss, self.alpha(), -log_prob.mean()
-            self.agent_log.copy_(torch.stack(numbers).detach())
+        if not log:
+            return None
+        q, imagined = q.mean(), max(1, len(target) - self.real)  # rows
+        q = torch.where(q.abs() > 1e10, torch.inf, q)  # diverged: common/run.py ends the run
+        reward, done = (column[self.real:].sum() / imagined for column in (batch.reward, batch.done))
+        numbers = critic_loss / 2, q, target.mean(), reward, done, actor_loss, self.alpha(), -log_prob.mean()
+        return torch.stack(numbers).detach()
 
     @torch.no_grad()
     def advantage(self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor) -> Tensor:
@@ -398,7 +403,7 @@ class RAMBO:
         return ((advantage - mean) / (std + 1e-6) * log_prob).mean()  # (3), all (B,)
 
     def play(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """An imagined step from obs (B, S): the next state, its advantage (B,), and log T (B,) with a gradient."""
+        """Of a step from obs (B, S): the next state, its advantage (B,), log T (B,) with a gradient."""
         with torch.no_grad():
             action, _ = self.actor.sample(obs, self.rng)
         mean, log_var = (x.index_select(0, self.model.elites) for x in self.model(self.standard(obs), action))
@@ -412,28 +417,29 @@ class RAMBO:
         return next_obs, advantage, log_mixture(y, mean, log_var)
 
     def targets(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised states (..., S), action (..., A) and y (..., D) of some rows of the data; index: (...)."""
+        """Standardised states (..., S), action (..., A) and y (..., D) of the data's rows; index: (...)."""
         batch = self.data.split(self.data.rows[index])
         obs, next_obs = self.standard(batch.obs), self.standard(batch.next_obs)
         return obs, batch.action, torch.cat([next_obs - obs, batch.reward[..., None]], -1)
 
-    def adversary_step(self, start: bool, log: bool) -> None:
-        """The model's step (4) at one step of the chains; `start`: new ones begin."""
+    def adversary_step(self, start: bool, log: bool) -> Tensor | None:
+        """The model's step (4) at one step of the chains, or at the `start` of new ones; its numbers (4,)."""
         size, obs = self.args.batch_size, self.chain
         if start:
             index = torch.randint(len(self.data.rows), (size,), generator=self.rng, device=self.data.device)
             obs = self.data.obs[index]
         next_obs, advantage, log_prob = self.play(obs)
         adversary_loss = self.adversary_loss(advantage, log_prob)
-        index = torch.randint(len(self.train), (MODEL.networks, size), generator=self.rng, device=self.data.device)
+        own = MODEL.networks, size  # rows of each network
+        index = torch.randint(len(self.train), own, generator=self.rng, device=self.data.device)
         model_loss, _ = supervised_loss(self.model, *self.targets(self.train[index]), MODEL)
         self.model_optimizer.zero_grad()
         (model_loss + self.args.adversary_weight * adversary_loss).backward()  # (4)
         self.model_optimizer.step()
         self.chain.copy_(next_obs)
-        if log:
-            numbers = model_loss, adversary_loss, log_prob.mean(), advantage.mean()
-            self.model_log.copy_(torch.stack(numbers).detach())
+        if not log:
+            return None
+        return torch.stack([model_loss, adversary_loss, log_prob.mean(), advantage.mean()]).detach()
 
     @torch.no_grad()
     def holdout_error(self) -> Tensor:
@@ -441,23 +447,25 @@ class RAMBO:
         return ((self.model(obs, action)[0].index_select(0, self.model.elites) - y) ** 2).mean()
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
-        phase = self.phase
+        phase, agent_log, model_log = self.phase, self.agent_log, self.model_log
+        first = phase in ("rollout", "start")
         if phase == "rollout":
             self.rollout()
         self.step += 1
         if phase in ("rollout", "agent"):
-            self.agent_step(log or phase == "rollout")
+            kept, numbers = agent_log, (agent_log := self.agent_step(log or first))
         else:
-            self.adversary_step(phase == "start", log or phase == "start")
+            kept, numbers = model_log, (model_log := self.adversary_step(phase == "start", log or first))
+        if first:
+            kept.copy_(numbers)
         if not log:
             return {}
-        critic_loss, q, target, actor_loss, alpha, entropy = self.agent_log.clone().unbind()
-        model_loss, adversary_loss, log_likelihood, advantage = self.model_log.clone().unbind()
-        reward, alive = self.imagined.clone().unbind()
-        return {"critic_loss": critic_loss, "q": q, "target": target, "imagined_reward": reward, "alive": alive,
-                "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy, "model_loss": model_loss,
-                "adversary_loss": adversary_loss, "log_likelihood": log_likelihood, "advantage": advantage,
-                "holdout": self.holdout_error()}
+        critic_loss, q, target, reward, done, actor_loss, alpha, entropy = agent_log.clone().unbind()
+        model_loss, adversary_loss, log_likelihood, advantage = model_log.clone().unbind()
+        return {"critic_loss": critic_loss, "q": q, "target": target, "imagined_reward": reward,
+                "imagined_done": done, "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy,
+                "model_loss": model_loss, "adversary_loss": adversary_loss, "log_likelihood": log_likelihood,
+                "advantage": advantage, "holdout": self.holdout_error()}
 
 
 def main(args: Args):

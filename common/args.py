@@ -93,7 +93,8 @@ def cli(Args, argv: list[str] | None = None, default=None, description: str = ""
 def check(args):
     """The args. InputError: a value outside the range, within() above, that stands where its flag is declared."""
     for flag, hint in get_type_hints(type(args), include_extras=True).items():
-        facts = [fact for part in (hint, *get_args(hint)) for fact in getattr(part, "__metadata__", ())]  # also `Size | None`
+        parts = hint, *get_args(hint)  # of a union too
+        facts = [fact for part in parts for fact in getattr(part, "__metadata__", ())]
         for interval in (fact.metavar for fact in facts if hasattr(fact, "metavar")):
             low, high, value = *map(float, interval[1:-1].split(",")), getattr(args, flag)
             for x in value if isinstance(value, tuple) else () if value is None else (value,):

@@ -71,10 +71,12 @@ class Ensemble(nn.Module):
         self.register_buffer("input_std", torch.ones(sizes[0]))
         self.register_buffer("elites", torch.arange(preset.elites))
 
-    def forward(self, obs: Tensor, action: Tensor, networks: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, action: Tensor, networks: Tensor | slice | None = None) -> tuple[Tensor, Tensor]:
         """Mean of y and log variance, each (E, B, D), of all networks or of some; obs (B, S) or (E, B, S)."""
         x = (torch.cat([obs, action], -1) - self.input_mean) / self.input_std
-        weights, biases = ([p[networks] for p in ps] for ps in (self.weights, self.biases))
+        weights, biases = list(self.weights), list(self.biases)
+        if networks is not None:
+            weights, biases = ([p[networks] for p in ps] for ps in (weights, biases))
         x = x.expand(len(weights[0]), -1, -1)
         for weight, bias in zip(weights[:-1], biases):
             x = nn.functional.silu(torch.baddbmm(bias, x, weight))  # (E, B, hidden)
@@ -176,10 +178,7 @@ class Fit(Stage):
         model.input_std.copy_(torch.where(std < 1e-12, 1.0, std))
         index = torch.randint(len(train), (preset.networks, len(train)), generator=self.rng, device=data.device)
         self.index = train.int()[index]  # (E, N): the bootstrap, rows of the data
-        groups = [{"params": [weight], "weight_decay": decay}
-                  for weight, decay in zip(model.weights, preset.decay, strict=True)]
-        groups.append({"params": [*model.biases, model.max_log_var, model.min_log_var]})
-        self.optimizer = torch.optim.Adam(groups, preset.lr, fused=True, capturable=data.device.type == "cuda")
+        self.optimizer = adam(model, preset.decay, preset.lr)
         self.best = torch.full((preset.networks,), 1e10, device=data.device)  # the least H of each
         self.snapshots = nn.ParameterList(p.detach().clone() for p in [*model.weights, *model.biases])
         self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
@@ -254,6 +253,13 @@ class Fit(Stage):
         told = f"held-out error {self.best[self.model.elites].mean().item():.4g}, elites {self.model.elites.tolist()}"
         capped = self.waited <= self.args.patience
         return told + f"; stopped after the {self.epoch} epochs of --model-epochs" * capped
+
+
+def adam(model: Ensemble, decay: tuple[float, ...], lr: float) -> torch.optim.Adam:
+    """An optimiser of all networks and both bounds, with each layer's decay; biases and bounds have none."""
+    groups = [{"params": [weight], "weight_decay": w} for weight, w in zip(model.weights, decay, strict=True)]
+    groups.append({"params": [*model.biases, model.max_log_var, model.min_log_var]})
+    return torch.optim.Adam(groups, lr, fused=True, capturable=model.max_log_var.device.type == "cuda")
 
 
 def supervised_loss(model: Ensemble, obs: Tensor, action: Tensor, y: Tensor, preset: Preset) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,11 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
          "cql": ["--batch-size", "8", "--num-actions", "2", "--bc-updates", "24", "--gap", "1", "--clip", "-9", "9", "--max-q-backup",
                  "--critic-layers", "3", "2", "--eps", "0.1", "--num-perturbations", "2"],
          "atac": ["--batch-size", "16", "--warm-start", "20", "--actor-every", "2"],
-         **dict.fromkeys(("mopo",), ["--batch-size", "16", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2",
-                                     "--model-epochs", "2"]),
-         "combo": ["--batch-size", "8", "--rollout-batch", "10", "--rollout-every", "9", "--rollout-length", "2", "--retain", "2", "--model-epochs", "2",
-                   "--num-actions", "2", "--lse-groups", "1"]}
+         "mopo": ["--batch-size", "16", *(MODEL := ["--rollout-batch", "10", "--rollout-length", "2", "--retain", "2", "--model-epochs", "2"]),
+                  *(BLOCK := ["--rollout-every", "9"])],
+         "combo": ["--batch-size", "8", *MODEL, *BLOCK, "--num-actions", "2", "--lse-groups", "1"], "mobile": ["--batch-size", "16", *MODEL, *BLOCK],
+         "rambo": ["--batch-size", "16", *MODEL, "--rollout-every", "8", "--rollout-length", "3", "--bc-epochs", "2"],  # a kill is in a chain
+         "morel": ["--batch-size", "16", "--starts", "3", "--horizon", "8", "--cg-steps", "3", "--model-epochs", "2", "--cloning-epochs", "2"]}
 
 
 def small_agents(algorithm, seeds, device="cpu", **changed):

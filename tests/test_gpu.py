@@ -188,7 +188,7 @@ def test_every_algorithm_has_its_lesson(tmp_path):
     files = {path.stem for path in (ROOT / "algorithms").glob("*.py")}
     assert {algorithm for algorithm, _ in LESSONS} == files and tuple(algorithm for algorithm, _ in LESSONS[:5]) == ORDER
     for algorithm, task in LESSONS:
-        assert task in load_script(ROOT / f"algorithms/{algorithm}.py").PAPER or algorithm in ("bc", "awac", "one_step")
+        assert task in load_script(ROOT / f"algorithms/{algorithm}.py").PAPER or algorithm in ("bc", "awac", "one_step", "morel")
     session = Session(Args(out=tmp_path, device="cpu"))
     assert session.algorithms[:5] == list(ORDER) and set(session.algorithms) == files and len(code()) == 12
 

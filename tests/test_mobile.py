@@ -224,7 +224,6 @@ def test_stored_rewards_are_the_models():
     agent.rollout()
     stored = agent.data.split(agent.ring.rows[:int(agent.ring.size)])
     assert agent.ring.size == 20 and torch.bincount(stored.reward.long(), minlength=7).tolist() == [0, 4, 0, 4, 4, 4, 4]
-    assert agent.imagined.tolist() == pytest.approx([19 / 5, 1.0])
 
 
 def test_each_start_comes_to_every_elite():
@@ -244,7 +243,7 @@ def test_a_state_that_ends_leaves_one_row():
     agent.terminal = lambda obs, action, next_obs: torch.ones(len(obs), dtype=torch.bool)
     agent.rollout()
     stored = agent.data.split(agent.ring.rows[:int(agent.ring.size)])
-    assert agent.ring.size == 10 and (stored.done == 1).all() and agent.imagined[1] == pytest.approx(1 / 3)
+    assert agent.ring.size == 10 and (stored.done == 1).all()
 
 
 def test_only_its_own_parameters_move():

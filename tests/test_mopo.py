@@ -88,10 +88,11 @@ def test_five_imagined_steps_equal_the_kit(double):
     with recipe.injected([("randint", np.arange(B)), *told]):
         agent.rollout()
     alive = torch.ones(B, dtype=torch.bool)
-    for (obs, action, next_obs, reward, penalty), theirs in zip(steps, ROLLOUT["steps"], strict=True):
+    for (obs, action, next_obs, reward), theirs in zip(steps, ROLLOUT["steps"], strict=True):
         done = agent.terminal(obs, action, next_obs)
         assert alive.sum() == theirs["n_alive"]
         assert (alive & done).nonzero()[:, 0].tolist() == theirs["terminated_rows"]
+        penalty = agent.penalty(agent.model.predict(obs, action)[1])
         action, next_obs, reward, penalty = (x[alive] for x in (action, next_obs, reward, penalty))
         close(action.sum(), theirs["action_sum"])
         close(next_obs.sum(), theirs["next_obs_sum"])
@@ -105,7 +106,6 @@ def test_five_imagined_steps_equal_the_kit(double):
         close(2 * penalty[:3], theirs["penalty_max_std_norm"]["first3"])
         alive = alive & ~done
     assert agent.ring.size == ROLLOUT["rows_stored"] == sum(step["n_alive"] for step in ROLLOUT["steps"])
-    assert agent.imagined[2] == pytest.approx(ROLLOUT["rows_stored"] / (5 * B))
     stored = agent.data.split(agent.ring.rows[:int(agent.ring.size)])
     close(stored.obs[:B], agent.data.obs)
     close(stored.reward[:B], steps[0][3])
@@ -134,11 +134,13 @@ def test_rewards_are_affine_in_the_coefficient():
     rewards = []
     for coef in (0.0, 1.0, 2.0):
         agent = small(penalty_coef=coef)
-        _, _, reward, penalty = agent.imagine(agent.data.obs)
+        action, _, reward = agent.imagine(agent.data.obs)
         rewards.append(reward)
-        sampled = reward + penalty
-        assert coef or torch.equal(sampled, reward)  # bit for bit
-    u = penalty / 2
+    u = agent.penalty(agent.model.predict(agent.data.obs, action)[1]) / 2
+    free = small(penalty_coef=0.0)
+    drawn = free.rng.get_state()
+    free.penalty = lambda log_var: torch.zeros(())
+    assert torch.equal(free.imagine(free.data.obs)[2], rewards[0]) and not torch.equal(drawn, free.rng.get_state())  # bit for bit
     assert torch.allclose(rewards[2] - rewards[1], -u, atol=1e-5) and torch.allclose(rewards[1] - rewards[0], -u, atol=1e-5) and u.min() > 0
 
 
@@ -152,7 +154,7 @@ def test_an_elite_is_drawn_for_each_row():
         for e in range(7):
             agent.model.biases[-1][e, 0, :D] = e
         agent.model.bounded = lambda raw: torch.full_like(raw, -60.0)
-    _, next_obs, _, _ = agent.imagine(agent.data.obs)
+    _, next_obs, _ = agent.imagine(agent.data.obs)
     network = (next_obs - agent.data.obs)[:, 0].round().long()
     shares = torch.bincount(network, minlength=7) / n
     assert shares[[0, 2]].sum() == 0 and ((shares[[1, 3, 4, 5, 6]] - 0.2).abs() < 0.01).all()

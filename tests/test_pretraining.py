@@ -194,8 +194,9 @@ from common.dynamics import Fit
 update = Fit.update
 def paused(self, log=True):
     if self.step == 3 and pathlib.Path({flag!r}).exists():
-        pathlib.Path({flag!r}).unlink()
-        time.sleep(600)
+        pathlib.Path({flag!r}).rename({flag!r} + ".reached")
+        while pathlib.Path({flag!r} + ".reached").exists():
+            time.sleep(0.02)
     return update(self, log)
 Fit.update = paused
 sys.argv[0] = {script!r}
@@ -215,7 +216,9 @@ def test_a_run_killed_while_its_model_trains(end, tmp_path, monkeypatch):
     script.write_text(PAUSED.format(flag=str(flag), script=str(SCRIPT)))
     killed = Script(script, *common_flags(tmp_path, "killed", 20, 20), *flags, "--eval-workers", 0)
     killed.until(lambda: not flag.exists())
-    code, out, err = killed.end(end)
+    killed.process.send_signal(end)
+    Path(f"{flag}.reached").unlink()
+    code, out, err = killed.end()
     folder = only_folder(tmp_path / "killed")
     assert not (folder / "checkpoint.pt").exists() and "Traceback" not in err
     if end == signal.SIGINT:

@@ -37,9 +37,9 @@ def same_results(a: Path, b: Path):
     assert first["step"] == second["step"]
 
 
-@pytest.mark.parametrize("algorithm, real", [("td3_bc", True), ("rorl", False), ("one_step", False)])
+@pytest.mark.parametrize("algorithm, real", [("td3_bc", True), ("rorl", False), ("one_step", False), ("mopo", False), ("rambo", False)])
 def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
-    """Update 42 is in the logs and not in the checkpoint; the evaluation of update 40 may be under way."""
+    """Update 42 is in the logs and not in the checkpoint; the evaluation of update 40 may be under way. It is the adversary's in RAMBO."""
     script, updates, flags, pause = ROOT / f"algorithms/{algorithm}.py", 64, FLAGS[algorithm], Pause(tmp_path / "pause")
     seeds = ["--seeds", "0", "1"]
     code, _, err = run_script(script, *common_flags(tmp_path, "whole", updates, 20, RARELY), *flags, *seeds, "--eval-workers", 0)

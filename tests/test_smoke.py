@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.helpers import ROOT, run_script, write_npz
+from tests.helpers import FLAGS, ROOT, run_script, write_npz
 
 SCRIPTS = sorted((ROOT / "algorithms").glob("*.py"))
 TINY = ["--updates", 4, "--eval-every", 2, "--eval-episodes", 1, "--log-every", 2, "--batch-size", 8]
@@ -25,8 +25,8 @@ def smoke(script, tmp_path, *flags, real=False):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_algorithm(script, tmp_path):
-    few = ["--num-critics", 20] if script.stem == "sac_n" else []  # not the paper's 500
-    smoke(script, tmp_path, *few, real=script.stem == "rorl")
+    few = {"sac_n": ["--num-critics", 20], "morel": FLAGS["morel"]}  # not the paper's 500, and not its long episodes
+    smoke(script, tmp_path, *few.get(script.stem, []), real=script.stem == "rorl")
 
 
 def test_a_copy_with_another_loss_runs_elsewhere(tmp_path):

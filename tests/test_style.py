@@ -23,7 +23,8 @@ COMMON = sorted((ROOT / "common").glob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem != "__init__")
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
 BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 240, "sql_eql": 275, "xql": 293,
-           "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 320, "combo": 356}  # lines a file may have
+           "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 315, "combo": 353, "rambo": 490,
+           "mobile": 335, "morel": 480}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -69,7 +70,7 @@ def test_every_equation_stands_at_its_line(path):
 @every_algorithm
 def test_docstring_has_its_parts(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
-    assert re.search(r"arXiv:\d{4}\.\d{5}", docstring.split("\n\n")[0])
+    assert re.search(r"arXiv:\d{4}\.\d{5}|PMLR \d+", docstring.split("\n\n")[0])  # or its proceedings
     for part in ("Paper / authors' code / here", "Logged:", "Read before:", f"python algorithms/{path.name} --env"):
         assert part in docstring
 
@@ -101,7 +102,7 @@ def test_budgets():
 def test_flags(path):
     module = importlib.import_module(f"algorithms.{path.stem}")
     own = {field.name for field in fields(module.Args)} - {field.name for field in fields(RunArgs)}
-    assert len(own) <= {"cql": 23}.get(path.stem, 20) and {"env", "seeds", "updates"} <= own
+    assert len(own) <= {"cql": 23, "mobile": 24}.get(path.stem, 20) and {"env", "seeds", "updates"} <= own
     class_source = path.read_text().partition("class Args(RunArgs):\n")[2].partition("\n\n")[0]
     assert all(re.search(r"  # \S", line) for line in class_source.splitlines())  # the comment is the help text
     for name, hint in get_type_hints(module.Args, include_extras=True).items():  # a number's valid range is where it is declared
@@ -159,7 +160,8 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        assert int(told[2]) == len(added) <= {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 155}.get(path.stem, 120)
+        most = {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 150, "rambo": 230, "morel": 330}
+        assert int(told[2]) == len(added) <= most.get(path.stem, 120)
 
 
 def module(path) -> str:

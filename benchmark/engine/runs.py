@@ -339,9 +339,9 @@ def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu", scrip
         obs_std = torch.tensor(run.config["obs_std"], dtype=torch.float32)
         if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
             raise ValueError("its obs_std is no std")
-        rows = torch.zeros(1, 2 * len(obs_std) + action_size + 2)
+        rows = torch.zeros(10, 2 * len(obs_std) + action_size + 2)  # so many that rambo.py can hold one out
         data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
-                       action_size, torch.tensor([[0, 1]]))
+                       action_size, torch.tensor([[0, 10]]))
         data.obs_std = obs_std.to(device)
         agent = cls(module.Args(**run.config["args"] | {"seeds": tuple(run.seeds), "device": device}), data, seed)
         for name in ("actor", "critics", "value"):
