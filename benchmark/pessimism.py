@@ -70,7 +70,7 @@ TOLD = {"MBPO": "no pessimism", "MOPO": "a penalised reward", "COMBO": "Q pushed
 @dataclass
 class Args:
     updates: Annotated[int, within("[20, 1e6]")] = 1_000  # gradient steps of an actor; MOReL makes an iteration for 16
-    rows: Annotated[int, within("[100, 1e6]")] = 2_000  # transitions in the data
+    rows: Annotated[int, within("[300, 1e6]")] = 2_000  # transitions in the data
     seed: Annotated[int, within("[0, 1e9]")] = 0  # of the data and of the agents
     agents: tuple[str, ...] = tuple(AGENTS)  # which of them
     out: Path = Path("results")  # folder of the figure and its numbers
