@@ -2,8 +2,8 @@
 
 RAMBO's column is the best of four settings in each row, chosen by the score itself, online: too high for a method that
 may not try, as the preprint says. Ours, `rambo_best_of_4`, is chosen likewise among our runs of the four settings,
-those of rambo_table3.py, which both tables share. The table mixes versions of the data: RAMBO is of v2, and the other columns
-are copied from papers on v0, so they are quoted as `NAME_v0`, and no run of ours stands beside them.
+those of rambo_table3.py, which both tables share. The table mixes versions of the data: RAMBO is of v2, and the other
+columns are copied from papers on v0, so they are quoted as `NAME_v0`, and no run of ours stands beside them.
 
 Run: python benchmark/rambo_table1.py [--datasets hopper-medium-v2] [--gpus 0] [--dry-run]
 """
