@@ -101,7 +101,7 @@ class Args(RunArgs):
     tau: Fraction = 0.005  # Polyak step of the target critics
     uniform_actions: bool = False  # rollouts with random actions, not the actor's (AntMaze)
     bc_epochs: Annotated[int, within("[0, 1e6]")] = 50  # of (10), before the first update; 0: no cloning
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     def __post_init__(self):
