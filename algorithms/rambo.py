@@ -59,7 +59,7 @@ common/dynamics.py on standardised states: it should stay where it began. model.
 cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be
 skipped.
 
-Read before: mopo.py (224 lines of code differ).
+Read before: mopo.py (223 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
