@@ -57,7 +57,7 @@ from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Dataset, load_dataset
 from common.graph import side_by_side
-from common.pretraining import Stage, pretrain
+from common.pretraining import Regression, pretrain
 from common.run import Run
 from common.terminations import robot_of
 
@@ -162,76 +162,35 @@ class Actor(MLP):
         return self(self.mask * obs).clamp(-1, 1)
 
 
-class Regression(Stage):
-    """Adam on squared errors before the first update; common/pretraining.py runs it."""
-
-    def __init__(self, network: Model | Actor, data: Dataset, args: Args, seed: int, rows: Tensor):
-        self.network, self.data, self.rows, self.step, self.epoch = network, data, rows, 0, 0
-        flags = "batch_size", "lr", f"{self.name}_epochs"  # the result depends on no others
-        self.args = Args(**{flag: getattr(args, flag) for flag in flags})
-        self.rng = torch.Generator(data.device).manual_seed(seed)
-        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
-        self.optimizer = torch.optim.Adam(network.parameters(), **adam)
-        self.order, self.steps = self.draw(), len(rows) // args.batch_size
-        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
-        self.total = torch.zeros(len(self.order), device=data.device)  # of this epoch's losses
-        self.error = torch.inf  # mean of the last epoch's
-
-    @property
-    def done(self) -> bool:
-        return self.epoch >= getattr(self.args, f"{self.name}_epochs")
-
-    def update(self, log: bool = True) -> dict[str, Tensor]:
-        columns = self.column + torch.arange(self.args.batch_size, device=self.data.device)
-        losses = self.losses(self.order.index_select(1, columns))
-        descend(self.optimizer, losses.sum())
-        self.total.add_(losses.detach())
-        self.column.add_(self.args.batch_size)
-        self.step += 1
-        return {}
-
-    def end_epoch(self) -> list[dict]:
-        errors = (self.total / self.steps).tolist()
-        rows = [{"epoch": self.epoch, "network": i, "train": error} for i, error in enumerate(errors)]
-        self.error, self.epoch = sum(errors) / len(errors), self.epoch + 1
-        self.order.copy_(self.draw())
-        self.total.zero_()
-        self.column.zero_()
-        return rows
-
-    def status(self) -> str:
-        return f"training error {self.error:.4g}"
-
-    finish = status
+# same as mopo.py
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step, of the optimiser's own parameters only."""
+    optimizer.zero_grad()
+    loss.backward(inputs=optimizer.param_groups[0]["params"])
+    optimizer.step()
 
 
-class Cloning(Regression):
-    """Of the policy's mean, on rows drawn with replacement."""
-    name, kept = "cloning", ("network",)
-
-    def draw(self) -> Tensor:  # an epoch's rows, (1, N)
-        n = len(self.rows)
-        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
-
-    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
-        batch = self.data.split(self.data.rows[rows[0]])
-        return nn.functional.mse_loss(self.network(self.network.mask * batch.obs), batch.action)[None]  # (4)
+def adam(network: MLP, lr: float, l2: float = 0.0) -> torch.optim.Adam:
+    capturable = network.weights[0].device.type == "cuda"
+    return torch.optim.Adam(network.parameters(), lr, weight_decay=l2, fused=True, capturable=capturable)
 
 
 class ModelFit(Regression):
-    """Each network has its own order of all rows but true ends; an incomplete last batch is left out."""
-    name, kept = "model", ("network",)
+    """Each network has its own order of all rows but true ends."""
+    name, kept = "model", ("model",)
 
     def __init__(self, model: Model, data: Dataset, args: Args, seed: int):
-        super().__init__(model, data, args, seed, (data.done == 0).nonzero()[:, 0])
-        obs, action, change = self.columns(self.rows)
+        self.model, rows = model, (data.done == 0).nonzero()[:, 0]
+        own = Args(model_epochs=args.model_epochs, batch_size=args.batch_size, lr=args.lr)  # all that matters
+        super().__init__(adam(model, args.lr), data, rows, own, args.model_epochs, seed)
+        obs, action, change = self.columns(rows)
         for name, x in (("input", torch.cat([obs, action], -1)), ("change", change)):
             getattr(model, f"{name}_mean").copy_(x.mean(0))
             getattr(model, f"{name}_scale").copy_((x - x.mean(0)).abs().mean(0) + 1e-8)
 
     def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, a and s' - s, masked."""
-        batch, mask = self.data.split(self.data.rows[rows]), self.network.mask
+        batch, mask = self.data.split(self.data.rows[rows]), self.model.mask
         return mask * batch.obs, batch.action, mask * (batch.next_obs - batch.obs)
 
     def draw(self) -> Tensor:  # (4, N)
@@ -240,24 +199,34 @@ class ModelFit(Regression):
 
     def losses(self, rows: Tensor) -> Tensor:  # (4, B) -> (4,)
         obs, action, change = self.columns(rows)
-        target = (change - self.network.change_mean) / self.network.change_scale
-        return ((self.network.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
+        target = (change - self.model.change_mean) / self.model.change_scale
+        return ((self.model.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
 
     @torch.no_grad()
     def finish(self) -> str:
         for rows in self.rows.split(2**11):  # in pieces: many rows' hidden units take much memory
             obs, action, _ = self.columns(rows)
-            most = torch.maximum(self.network.spread, disagreement(self.network(obs, action)).amax())
-            self.network.spread.copy_(most)
-        return f"{self.status()}, largest disagreement {self.network.spread.item():.4g}"
+            most = torch.maximum(self.model.spread, disagreement(self.model(obs, action)).amax())
+            self.model.spread.copy_(most)
+        return f"{self.status()}, largest disagreement {self.model.spread.item():.4g}"
 
 
-# same as mopo.py
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step, of the optimiser's own parameters only."""
-    optimizer.zero_grad()
-    loss.backward(inputs=optimizer.param_groups[0]["params"])
-    optimizer.step()
+class Cloning(Regression):
+    """Of the data's actions by pi's mean, on rows drawn with replacement."""
+    name, kept = "cloning", ("actor",)
+
+    def __init__(self, actor: Actor, data: Dataset, args: Args, seed: int):
+        self.actor, rows = actor, torch.arange(len(data.rows), device=data.device)
+        own = Args(cloning_epochs=args.cloning_epochs, batch_size=args.batch_size, lr=args.lr)
+        super().__init__(adam(actor, args.lr), data, rows, own, args.cloning_epochs, seed)
+
+    def draw(self) -> Tensor:  # (1, N)
+        n = len(self.rows)
+        return torch.randint(n, (1, n), generator=self.rng, device=self.data.device)
+
+    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+        batch = self.data.split(self.data.rows[rows[0]])
+        return nn.functional.mse_loss(self.actor(self.actor.mask * batch.obs), batch.action)[None]  # (4)
 
 
 def disagreement(predicted: Tensor) -> Tensor:
@@ -330,16 +299,14 @@ class MOReL:
         self.model = Model(mask, data.action_size, init).to(data.device)
         self.actor = Actor(mask, data.action_size, init).to(data.device)
         self.baseline = MLP(1, [data.obs_size + 4, 128, 128, 1], torch.relu_, init).to(data.device)  # b
-        self.baseline_optimizer = torch.optim.Adam(self.baseline.parameters(), args.lr, weight_decay=args.l2,
-                                                   fused=True, capturable=data.device.type == "cuda")
+        self.baseline_optimizer = adam(self.baseline, args.lr, args.l2)
         self.first_obs = self.model.mask * data.obs[data.episodes[:, 0].to(data.device)]  # (E, S)
 
     def fit_model(self) -> ModelFit:
         return ModelFit(self.model, self.data, self.args, self.seed)
 
     def fit_actor(self) -> Cloning:
-        rows = torch.arange(len(self.data.rows), device=self.data.device)
-        return Cloning(self.actor, self.data, self.args, self.seed, rows)
+        return Cloning(self.actor, self.data, self.args, self.seed)
 
     @torch.no_grad()
     def rollout(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,7 +76,7 @@ from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, 
 from common.data import Batch, Dataset, load_dataset
 from common.dynamics import Ensemble, Fit, Preset, Ring, adam, shuffle, split, supervised_loss
 from common.graph import side_by_side
-from common.pretraining import Stage, pretrain
+from common.pretraining import Regression, pretrain
 from common.run import Run
 from common.terminations import Rule, termination
 
@@ -219,52 +219,34 @@ def log_mixture(y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.logsumexp(-0.5 * surprise.sum(-1), 0) - math.log(len(mean))  # (1)
 
 
-class Cloning(Stage):
-    """The actor learns the data's actions before the first update; common/pretraining.py runs it."""
-    name, kept = "cloning", ("actor", "actor_optimizer")
+class Cloning(Regression):
+    """The actor learns the data's actions before the first update."""
+    name, kept = "cloning", ("actor", "optimizer")
 
     def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, data: Dataset, args: Args, seed: int):
-        self.actor, self.actor_optimizer, self.data = actor, optimizer, data
-        # no others: a clone that is kept serves every run with these
-        self.args = Args(bc_epochs=args.bc_epochs, batch_size=args.batch_size, actor_lr=args.actor_lr)
-        self.rng = torch.Generator(data.device).manual_seed(seed)
-        n, size = len(data.rows), args.batch_size
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(data.device)
-        self.holdout, train = order.tensor_split([min(n // 10, 2_000)])
-        self.steps = max(1, len(train) // size)
-        index = torch.randint(len(train), (self.steps, size), generator=self.rng, device=data.device)
-        self.index = train[index]  # rows of each batch, the same in every epoch
-        self.skipped = (data.action[self.index].abs() >= 1).flatten(1).any(1).sum()  # batches, by the authors
-        self.batch = torch.zeros(1, dtype=torch.int64, device=data.device)  # number of the next one
-        self.total = torch.zeros((), device=data.device)  # of the losses in this epoch
-        self.step, self.epoch = 0, 0
+        self.actor, size = actor, args.batch_size
+        order = torch.randperm(len(data.rows), generator=torch.Generator().manual_seed(seed)).to(data.device)
+        self.holdout, train = order.tensor_split([min(len(order) // 10, 2_000)])
+        n = size * max(1, len(train) // size)
+        rng = torch.Generator(data.device).manual_seed(seed)
+        rows = train[torch.randint(len(train), (n,), generator=rng, device=data.device)]  # of every epoch
+        # no other settings: a clone that is kept serves every run with these
+        own = Args(bc_epochs=args.bc_epochs, batch_size=size, actor_lr=args.actor_lr)
+        super().__init__(optimizer, data, rows, own, args.bc_epochs, seed)
+        bound = (data.action[rows].abs() >= 1).any(1)
+        self.skipped = bound.view(-1, size).any(1).sum()  # batches, by the authors
 
-    @property
-    def done(self) -> bool:
-        return self.epoch >= self.args.bc_epochs
-
-    def loss(self, index: Tensor) -> Tensor:
-        batch = self.data.split(self.data.rows[index])
+    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+        batch = self.data.split(self.data.rows[rows])
         mean, log_std = self.actor(batch.obs)
         z = torch.atanh(batch.action.clamp(-1 + 1e-6, 1 - 1e-6))
-        return -self.actor.log_prob(log_std, z, (z - mean) / log_std.exp()).mean()  # (10)
-
-    def update(self, log: bool = True) -> dict[str, Tensor]:
-        self.step += 1
-        loss = self.loss(self.index.index_select(0, self.batch)[0])
-        descend(self.actor_optimizer, loss)
-        self.total += loss.detach()
-        self.batch += 1
-        return {}
+        return -self.actor.log_prob(log_std, z, (z - mean) / log_std.exp()).mean(1)  # (10)
 
     @torch.no_grad()
     def end_epoch(self) -> list[dict]:
-        row = {"epoch": self.epoch, "train": (self.total / self.steps).item(),
-               "holdout": self.loss(self.holdout).item(), "skipped": self.skipped.item() / self.steps}
-        self.total.zero_()
-        self.batch.zero_()
-        self.epoch += 1
-        return [row]
+        (row,) = super().end_epoch()
+        return [{"epoch": row["epoch"], "train": row["train"], "holdout": self.losses(self.holdout[None]).item(),
+                 "skipped": self.skipped.item() / self.steps}]
 
     def finish(self) -> str:
         return f"the authors would skip {self.skipped.item():,} of {self.steps:,} batches"
