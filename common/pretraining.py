@@ -26,7 +26,7 @@ from common.data import Dataset
 from common.graph import side_by_side
 from common.sources import cache_file
 
-VERSION = 1  # of this file and common/dynamics.py: one more where the same data and seed give another result than before
+VERSION = 1  # of this file and dynamics.py: one more where the same data and seed give another result than before
 
 
 class Stage:
