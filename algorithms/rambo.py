@@ -62,7 +62,7 @@ common/dynamics.py on standardised states: it should stay where it began. model.
 cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be
 skipped.
 
-Read before: mopo.py (207 lines of code differ).
+Read before: mopo.py (206 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
@@ -104,7 +104,7 @@ class Args(RunArgs):
     tau: Fraction = 0.005  # Polyak step of the target critics
     uniform_actions: bool = False  # rollouts with random actions, not the actor's (AntMaze)
     bc_epochs: Annotated[int, within("[0, 1e6]")] = 50  # of (10), before the first update; 0: no cloning
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     def __post_init__(self):

@@ -19,9 +19,11 @@ A dotted line is the model as it was fitted. A full circle is the chosen action 
 empty one the height that is found there.
 
 The penalties are chosen for this world, since no paper's value means anything in it. MOPO's measure is learned noise:
-it grows beyond the data because the noise grows towards their edge. MOReL's HALT costs 100. Its authors' configuration
-has 0. But its actions have no bound: in imagination they lead so high that the four steps which an episode keeps would
-be worth more than staying.
+it grows beyond the data because the noise grows towards their edge. MOReL's HALT costs 100, and in its authors'
+configuration nothing. But its actions have no bound: here they would lead so high in imagination that the four steps
+which an episode keeps are worth more than staying. MOReL's c is 2. With 3, the known part is so narrow that all
+imagined episodes end at once, and nothing leads back (seeds 0 and 1). With 1, it reaches into the abyss, as far as the
+networks happen to agree (seed 0), and only a short training stays out.
 
 Run: python benchmark/pessimism.py [--updates 1000] [--seed 0]
 """
@@ -57,7 +59,7 @@ AGENTS = {  # {name: (file, flags, updates in place of one)}
     "COMBO": ("combo", f"{SHARED} --actor-lr 3e-3 --cql-weight 2 --num-actions 4 --lse-groups 4", 1),
     "RAMBO": ("rambo", f"{SHARED} --alpha-lr 1e-2 --adversary-weight 0.5 --adversary-lr 1e-3 --bc-epochs 0", 2),
     "MOBILE": ("mobile", f"{SHARED} --alpha 0.05 --penalty-coef 20 --num-samples 4", 1),
-    "MOReL": ("morel", f"--c 1 --truncate-reward -{HALT} --gamma {GAMMA} --horizon 30 --starts 50 --delta 0.005 "
+    "MOReL": ("morel", f"--c 2 --truncate-reward -{HALT} --gamma {GAMMA} --horizon 30 --starts 50 --delta 0.005 "
                        "--damping 0.1 --cg-steps 10 --min-log-std -3 --model-epochs 80", 0.06),
 }
 TOLD = {"MBPO": "no pessimism", "MOPO": "a penalised reward", "COMBO": "Q pushed down", "RAMBO": "an adversarial model",
@@ -67,7 +69,7 @@ TOLD = {"MBPO": "no pessimism", "MOPO": "a penalised reward", "COMBO": "Q pushed
 @dataclass
 class Args:
     updates: Annotated[int, within("[20, 1e6]")] = 1_000  # gradient steps of an actor; MOReL: 60 iterations for 1,000
-    rows: Annotated[int, within("[100, 1e6]")] = 2_000  # transitions in the data
+    rows: Annotated[int, within("[300, 1e6]")] = 2_000  # transitions in the data
     seed: Annotated[int, within("[0, 1e9]")] = 0  # of the data and of the agents
     agents: tuple[str, ...] = tuple(AGENTS)  # which of them
     out: Path = Path("results")  # folder of the figure and its numbers
@@ -126,7 +128,7 @@ def value(name: str, agent, action):
     if name == "COMBO":
         return agent.critics(obs, action).min(0).values / GAMMA
     next_obs = model_heights(agent.model, agent, action).mean(0)[:, None]
-    penalty = torch.stack([agent.penalty(obs, action) for _ in range(20)]).mean(0)  # it draws at random
+    penalty = torch.stack([agent.penalty(obs, action) for _ in range(200)]).mean(0)  # it draws at random
     return agent.target_critics(next_obs, agent.actor.act(next_obs)).min(0).values - penalty / GAMMA
 
 
@@ -198,16 +200,16 @@ def stretches(x, here) -> list[tuple[float, float]]:
 
 def names(ax, name: str, colour: str) -> None:
     """Words at the lines themselves: what all panels share in the first, what is a panel's own in it."""
-    def tell(text, x, y, color=colour, **where):
+    right, box = dict(ha="right"), dict(facecolor="white", edgecolor="none", pad=1)
+    words = {"MBPO": [("data", -0.95, 2.9, "dimgray", {}), ("its model", 0.3, 1.85, colour, right),
+                      ("truth", 0.36, 0.3, "black", {})],
+             "MOPO": [("reward - lambda u", -0.95, -0.8, colour, {}), ("as fitted", 0.95, 2.15, "black", right)],
+             "COMBO": [("Q", -0.75, -0.4, colour, {})],
+             "RAMBO": [("changed", 0.95, 0.15, colour, right), ("as fitted", 0.95, 2.15, "black", right)],
+             "MOBILE": [("target", -0.95, 0.8, colour, {})],
+             "MOReL": [("known", -0.95, 0.8, colour, {}), ("HALT", 0.72, 2.7, colour, dict(ha="center", bbox=box))]}
+    for text, x, y, color, where in words[name]:
         ax.text(x, y, text, fontsize=8, color=color, **where)
-
-    if name == "MBPO":
-        tell("data", -0.95, 2.9, "dimgray")
-        tell("truth", 0.98, -0.85, "black", ha="right")
-        tell("its model", 0.3, 1.85, ha="right")
-    else:
-        tell({"MOPO": "reward - lambda u", "COMBO": "Q", "RAMBO": "its model, changed", "MOBILE": "target",
-              "MOReL": "known"}[name], -0.95, 1.65)
 
 
 def table(tables: dict[str, list[dict]]) -> str:

@@ -1,9 +1,9 @@
-"""RAMBO, Table 1 of the preprint: 12 D4RL datasets, 3 seeds. Rigter et al., arXiv:2204.12581v1, published at NeurIPS 2022.
+"""RAMBO, Table 1 of the preprint: 12 D4RL datasets, 3 seeds. Rigter et al., arXiv:2204.12581v1.
 
 RAMBO's column is the best of four settings in each row, chosen by the score itself, online: too high for a method that
-may not try, as the preprint says. Ours, `rambo_best_of_4`, is chosen likewise among our runs of the four settings, those
-of rambo_table3.py, which both tables share. The table mixes versions of the data: RAMBO is of v2, and the other columns
-are copied from papers on v0, so they are quoted as `NAME_v0`, and no run of ours stands beside them.
+may not try, as the preprint says. Ours, `rambo_best_of_4`, is chosen likewise among our runs of the four settings,
+those of rambo_table3.py, which both tables share. The table mixes versions of the data: RAMBO is of v2, and the other
+columns are copied from papers on v0, so they are quoted as `NAME_v0`, and no run of ours stands beside them.
 
 Run: python benchmark/rambo_table1.py [--datasets hopper-medium-v2] [--gpus 0] [--dry-run]
 """

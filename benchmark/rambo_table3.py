@@ -1,9 +1,10 @@
 """RAMBO, Table 3 of the preprint: four settings on 12 D4RL datasets, 3 seeds. Rigter et al., arXiv:2204.12581v1.
 
 A column is a rollout length k and the weight lambda of the adversary. A score is of the last evaluation, after 2,000
-iterations of 1,000 updates of the agent and, where lambda is not 0, of 1,000 of the model. Ten of the 48 cells have no number: the preprint prints a dash where at least one of three
-seeds diverged. Five are such dashes. Of five more, all of k = 1, the source that we read lost one, and shows a single
-dash for each pair of the others. A run of ours that diverges ends with a line that says so, and its score is missing.
+iterations of 1,000 updates of the agent and, where lambda is not 0, of 1,000 of the model. Ten of the 48 cells have no
+number: the preprint prints a dash where at least one of three seeds diverged. Five are such dashes. Of five more, all
+of k = 1, the source that we read lost one, and shows a single dash for each pair of the others. A run of ours that
+diverges ends with a line that says so, and its score is missing.
 
 Run: python benchmark/rambo_table3.py [--datasets hopper-medium-v2] [--columns k5_lambda_0] [--gpus 0] [--dry-run]
 """

@@ -130,7 +130,8 @@ def bad_flags(rng) -> list[str]:
     name, interval = rng.choice([flag for flag in flags if flag[1]])
     word, name = outside(interval, rng), f"--{name if rng.random() < 0.3 else name.replace('_', '-')}"
     return module, rng.choice([
-        [name, word], [name, word], [f"{name}={word}"], [f"{name}={word}"], [name] if "action" not in name else [name, word], [f"{name}s", "1"], [word],
+        [name, word], [name, word], [f"{name}={word}"], [f"{name}={word}"], [name] if "action" not in name else [name, word], [f"{name}s", "1"],
+        [word] if word != "--" else ["x"],  # alone, -- is right: the end of the flags
         ["--device", rng.choice(["meta", "hpu", "cuda:99", "cuda:-1", "gpu", "", "cpu:x", "CPU"])],
         ["--view", rng.choice(["all", "", "D4RL"])], ["--physics", "real"], ["--config", rng.choice(["none", "", "../x"])],
         ["--reward", rng.choice(["r+1", "", "RAW"])], ["--eval-env", rng.choice(["hopper", "", "Hopper-v5", "a b"])],

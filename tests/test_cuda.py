@@ -292,12 +292,13 @@ def in_float64(agent):
 
 
 def values_and_gradient(agent):
-    """Q of all critics at 256 rows, if there are any, and the gradient of the actor in the next update."""
+    """Q of all critics at 256 rows, if there are any, and the gradient of the actor in the next update; of MOReL, whose natural gradient
+    goes to no optimiser, the actor itself after it."""
     with torch.no_grad():
         q = agent.critics(agent.data.obs, agent.data.action) if hasattr(agent, "critics") else None
     with same_draws(1):
         agent.update()
-    return q, torch.cat([parameter.grad.flatten() for parameter in agent.actor.parameters()])
+    return q, torch.cat([(parameter if parameter.grad is None else parameter.grad).detach().flatten() for parameter in agent.actor.parameters()])
 
 
 @every_algorithm

@@ -292,9 +292,9 @@ def test_what_is_counted_with(tmp_path):
 
 
 def test_a_figure_of_six_agents(tmp_path):
-    words = ["--updates", 20, "--rows", 100, "--out", tmp_path / "out"]
+    words = ["--updates", 20, "--rows", 300, "--out", tmp_path / "out"]
     code, out, err = run_script(ROOT / "benchmark/pessimism.py", *words)
-    assert code == 0 and (tmp_path / "out/pessimism.updates-20.rows-100.png").read_bytes()[:4] == b"\x89PNG", err
+    assert code == 0 and (tmp_path / "out/pessimism.updates-20.rows-300.png").read_bytes()[:4] == b"\x89PNG", err
     rows = chosen(tmp_path / "out")
     assert list(rows) == list(pessimism.AGENTS) and all(-1 <= row["action"] <= 1 and row["true"] == pytest.approx(float(pessimism.hill(row["action"])), abs=1e-5) for row in rows.values())
     assert all(f"{name:<8}{row['action']:>8.2f}" in out for name, row in rows.items())

@@ -36,7 +36,7 @@ def run(tmp_path):
 
     folder = tmp_path / "run"
     folder.mkdir()
-    return SimpleNamespace(folder=folder, step=0, stop=None, stoppable=contextlib.nullcontext, command=lambda: "python mopo.py --resume run",
+    return SimpleNamespace(folder=folder, step=0, stop=None, pretraining=0.0, stoppable=contextlib.nullcontext, command=lambda: "python mopo.py --resume run",
                            close=lambda: None, args=SimpleNamespace(seeds=(0,), save_seconds=0.0))
 
 
@@ -134,7 +134,9 @@ def test_another_process_is_waited_for(run, capsys):
         pretrain(run, [fit])
     finally:
         pretraining.time.sleep = sleep
-    assert holder.end()[0] == 0
+        go.touch()
+        code, _, err = holder.end()
+    assert code == 0, err
     assert "another process trains the same one; waiting" in capsys.readouterr().out and len(kept_files()) == 1
     assert lock(f"{path}.lock") is not None
 

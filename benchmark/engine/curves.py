@@ -64,8 +64,8 @@ class Group:
         return {name: float(np.mean(values)) if values else None for name, values in known.items()}
 
     def unfinished(self) -> str:
-        """"12,000 of 1,000,000 updates", of the run that has done the least; or how far its model is, which comes before
-        them; empty if all are finished."""
+        """"12,000 of 1,000,000 updates", of the run that has done the least; or how far its model is, which comes
+        before them; empty if all are finished."""
         left = [run for run in self.folders.values() if not run.result]
         seen = {run.folder: max((s for steps in evaluations(run).values() for s in steps), default=0) for run in left}
         done = [(max(run.progress, seen[run.folder]), run.config["args"]["updates"]) for run in left]

@@ -222,14 +222,15 @@ def timing(groups: list[Group], score: str, names: list[str]) -> tuple[list[dict
             [plain(str(run.config.get("device", "-"))) for run in done], [len(run.seeds) for run in done]))
         numbers = ((_number(x), x) for x in (speed, evaluating, waited, share, after))
         body.append([(_name(group.dataset), group.dataset), (_name(group.algorithm), group.algorithm), (shown, mean),
-                     (duration(before), before), (duration(seconds), seconds), *numbers, (seeds, seeds), (_name(device), device)])
+                     (duration(before), before), (duration(seconds), seconds), *numbers, (seeds, seeds),
+                     (_name(device), device)])
         if seconds and scores and not group.raw:
             points.append({"a": names.index(group.algorithm), "x": seconds / 3600, "y": mean, "dataset": group.dataset,
                            "standin": group.standin, "text": duration(seconds)})
     if not body:
         return points, "<p>No finished run.</p>"
-    head = ["dataset", "algorithm", "score", "its model", "training", "updates/s", "evaluating (s)", "waited (s)", "waited (%)",
-            "at its end (s)", "seeds a run", "device"]
+    head = ["dataset", "algorithm", "score", "its model", "training", "updates/s", "evaluating (s)", "waited (s)",
+            "waited (%)", "at its end (s)", "seeds a run", "device"]
     key = _key(dict.fromkeys(names[point["a"]] for point in points), names)
     plot = f"<p>{key}</p>{_plot('time', 0, 'score against wall-clock')}" if points else ""
     return points, plot + sortable(head, body, name="times")
