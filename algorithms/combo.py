@@ -4,21 +4,21 @@ Finn, NeurIPS 2021, arXiv:2102.08363.
 MOPO has to know where its model is wrong, and what a model says about that is not reliable. COMBO never asks.
 It trains its critics on real and imagined transitions, and adds CQL's term: Q is pushed down at actions that
 the policy takes, also where it has imagined to be, and pushed up at the data's states and actions. Where
-imagination stays within the data, the two pushes cancel. Where it leaves them only the push down is left. So
+imagination stays within the data, the two pushes cancel. Where it leaves them, only the push down is left. So
 Q ends up low there, although nobody has measured how wrong the model is.
 
 The model (common/dynamics.py) has seven networks. Each gives, for a state s and an action a, the mean mu_e
 and the standard deviation sigma_e of the change of the state and of the reward. Of the five best networks,
 the elites, one is drawn for each step. s' is the next state, and d = 1 where the episode ends. mean_b is the
 mean over a batch, of which a share f are real rows; the others are imagined. A prime on Q marks a target
-network, k counts the two critics, i the A dimensions of an action, j counts n actions of a kind. pi gives
+network, k counts the two critics, i the A dimensions of an action, j the J actions of a kind. pi gives
 the mean and std of a Gaussian variable z, and the action is tanh(z). alpha, the temperature, is the weight
 of the entropy, and beta that of the pushes.
 
     [s' - s, r] = mu_e + sigma_e xi,  xi ~ N(0, I),  of an imagined step; its reward has no penalty        (1)
     y = r + gamma (1 - d) min_k Qk'(s', a'),  a' ~ pi(s'), no gradient                                     (2)
-    c_j ~ pi(s),  n_j ~ pi(s'),  u_j ~ U(-1, 1),  j = 1 ... n, no gradient                                 (3)
-    v_k(x) = Qk(s, x) - log density of x,  x: these 3 n actions                                            (4)
+    c_j ~ pi(s),  n_j ~ pi(s'),  u_j ~ U(-1, 1),  j = 1 ... J, no gradient                                 (3)
+    v_k(x) = Qk(s, x) - log density of x,  x: these 3 J actions                                            (4)
     down_k = mean over states and groups of log sum exp v_k(x),  the sum: over the x of a group            (5)
     up_k = mean over the real rows of Qk(s, a)                                                             (6)
     critic loss = sum_k [mean_b (Qk(s, a) - y)^2 + beta (down_k - up_k)]                                   (7)
@@ -27,33 +27,35 @@ of the entropy, and beta that of the pushes.
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - 2 (log 2 - z_i - softplus(-2 z_i))],  a = tanh(z)    (10)
     actor's learning rate in block t = lr (1 + cos(math.pi t / blocks)) / 2, a block: 1,000 updates       (11)
 
-Before the first update of a block the model imagines k steps from each of 50,000 states of the data. What it
+Before the first update of a block the model imagines h steps from each of 50,000 states of the data. What it
 imagined in the last five blocks is kept, first in, first out. The actor makes its step first, then alpha,
 then the critics, for which (2) and (3) take the new actor.
 
 Paper / authors' code / here: no code of the authors is known. This file is as OfflineRL-Kit, a library with
 results on v2 datasets, and not as the paper where these two differ:
+- (2): The Kit leaves the entropy out. --entropy-backup has min_k Qk'(s', a') - alpha log pi(a'|s').
+- (3): n_j is valued at s, but its density is the one at s', as in CQL.
 - (5): The paper pushes down the mean of Q at the policy's actions, in imagined states. The Kit pushes CQL's
   soft maximum, in all states of a batch. --push-states model takes the imagined ones alone.
-- (5): CQL's group is all 3 n actions of a state: --lse-groups 1. The Kit's are c_j, n_j, u_j, for each j one,
+- (5): CQL's group is all 3 J actions of a state: --lse-groups 1. The Kit's are c_j, n_j, u_j, for each j one,
   because a reshape's result is lost, and its betas belong to that. One group has as much push in all, but
   most of it at the best of thirty actions, not of three.
-- (3): n_j is valued at s, but its density is the one at s', as in CQL.
-- (7): The paper halves the squares, so its beta is half of this one.
+- (7): The paper halves the squares, so that half of this beta has the same effect there.
 - (8): The paper's equation has imagined states, its algorithm all of a batch, as here.
-- (2): The Kit leaves the entropy out. --entropy-backup has min_k Qk'(s', a') - alpha log pi(a'|s').
-- The paper chooses who acts in the model, pi or chance. Here it is pi. The Kit can also learn beta (off in
-  its results); this file cannot.
+- The paper is said to choose who acts in the model, pi or chance. Here it is pi. The Kit can also learn beta
+  (off in its results); this file cannot.
+- In rollouts the Kit draws an elite for each row. Here each elite has a fifth of the rows, in random order.
 - (10): The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
+- The model is trained as MOPO's authors do; common/dynamics.py tells what the Kit does otherwise.
 
 Logged: critic_loss is (7) / 2, td_loss the mean of its squares, push_down and push_up the means of (5) and
-(6) over k, conservative their difference. It begins near log 3 + A log 2 (one group: log 3 n + A log 2), as a
+(6) over k, conservative their difference. It begins near log 3 + A log 2 (one group: log 3 J + A log 2), as a
 flat Q has it. The lower it is, the more the critics prefer the data's actions. q is the mean of Qk(s, a),
 target that of (2). Of a batch's imagined rows, imagined_reward is the mean reward, and imagined_done the
 share that end; 0 without such rows. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s)
 and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (97 lines of code differ).
+Read before: mopo.py (94 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -81,11 +83,11 @@ class Args(RunArgs):
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_000_000  # gradient steps after the model's training; the length of (11)
     cql_weight: NonNegative = 0.5  # beta in (7)
-    num_actions: Size = 10  # n in (3)
+    num_actions: Size = 10  # J in (3)
     push_states: Literal["mix", "model"] = "mix"  # states in (5): all of a batch, or the imagined ones
-    lse_groups: Size = 10  # groups in (5), n / groups actions of each kind in each: 1 to n
+    lse_groups: Size = 10  # groups in (5), J / groups actions of each kind in each: 1 to J
     entropy_backup: bool = False  # the entropy counts in (2)
-    rollout_length: Size = 5  # k, steps imagined from each state
+    rollout_length: Size = 5  # h, steps imagined from each state
     rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of a block
     retain: Size = 5  # blocks of which imagined rows are kept
@@ -115,9 +117,9 @@ class Args(RunArgs):
 
 
 def _table(version, **rows):
-    return {f"{robot}-{level.replace('_', '-')}-{version}": dict(rollout_length=k, cql_weight=weight)
+    return {f"{robot}-{level.replace('_', '-')}-{version}": dict(rollout_length=steps, cql_weight=weight)
             for level, row in rows.items()
-            for robot, (k, weight) in zip(("halfcheetah", "hopper", "walker2d"), row)}
+            for robot, (steps, weight) in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
 _KIT = dict(medium=((5, 0.5), (5, 5.0), (1, 5.0)), medium_replay=((5, 0.5), (5, 0.5), (1, 0.5)),
@@ -189,11 +191,6 @@ def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
-def several(policy: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    """Mean and log std of each state, so often that so many actions are drawn: (B, A) -> (B, number, A)."""
-    return tuple(x[:, None].expand(-1, number, -1) for x in policy)
-
-
 # same as atac.py
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step, of the optimiser's own parameters only."""
@@ -240,7 +237,7 @@ class COMBO:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        """h steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
         n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
@@ -272,15 +269,16 @@ class COMBO:
 
     @torch.no_grad()
     def candidates(self, policy: tuple[Tensor, Tensor], next_policy: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """n actions of each kind at M states, (M, n, 3, A), and the logs of their densities, (M, n, 3)."""
+        """J actions of each kind at M states, (M, J, 3, A), and the logs of their densities, (M, J, 3)."""
         shape = len(policy[0]), self.args.num_actions, self.data.action_size
-        samples = [self.actor.sample(several(of, shape[1]), self.rng) for of in (policy, next_policy)]
+        repeated = ([x[:, None].expand(shape) for x in each] for each in (policy, next_policy))
+        samples = [self.actor.sample(each, self.rng) for each in repeated]
         uniform = 2 * torch.rand(shape, generator=self.rng, device=self.data.device) - 1
         density = torch.full(shape[:2], -shape[-1] * math.log(2), device=self.data.device)  # of 0.5^A
         return [torch.stack(parts, 2) for parts in zip(*samples, (uniform, density))]  # (3)
 
     def push_down(self, candidate_q: Tensor, log_density: Tensor) -> Tensor:
-        """down of each critic, (2,), from Qk at the candidates, (2, M, n, 3)."""
+        """down of each critic, (2,), from Qk at the candidates, (2, M, J, 3)."""
         v = candidate_q - log_density  # (4)
         return v.reshape(2, len(log_density), self.args.lse_groups, -1).logsumexp(-1).mean((1, 2))  # (5)
 
@@ -317,7 +315,7 @@ class COMBO:
             policy, next_policy = self.actor(batch.obs[first:]), self.actor(batch.next_obs)
         target = self.critic_target(batch, next_policy)
         actions, log_density = self.candidates(policy, [x[first:] for x in next_policy])
-        obs = batch.obs[first:].repeat_interleave(3 * self.args.num_actions, 0)  # (3 n M, S)
+        obs = batch.obs[first:].repeat_interleave(3 * self.args.num_actions, 0)  # (3 J M, S)
         obs, actions = torch.cat([batch.obs, obs]), torch.cat([batch.action, actions.flatten(0, 2)])
         q, candidate_q = self.critics(obs, actions).split([len(target), len(obs) - len(target)], 1)
         down = self.push_down(candidate_q.unflatten(1, log_density.shape), log_density)

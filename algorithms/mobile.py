@@ -29,18 +29,20 @@ Paper / authors' code / here: only the code was at hand, so every value and deta
 - (2): The code computes U of real rows too, and multiplies it by 0.
 - (7): The code has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 - In rollouts the code draws an elite for each row. Here each elite has a fifth of the rows, in random order.
-- Adroit's rewards are standardised. The code divides by std + 1e-3, this file by std. What it chooses: y is
-  at least 0, also with Adroit's standardised rewards (`--target-min None` drops that). y has no entropy with
-  D4RL's data, but with NeoRL's (`--backup-entropy`). alpha is at most 1, and fixed at 0.2 on hopper-medium
-  and hopper-medium-replay. On pen-cloned y has each critic's best of 10 next actions. OfflineRL-Kit, by the
-  first author, has the same updates, but lambda = 2 and f = 0.05 on halfcheetah-medium-expert, and at most
-  30 epochs of the model everywhere.
+- Adroit's rewards are standardised. The code divides by std + 1e-3, this file by std.
+- The model's training is that of MOPO's authors. The code stops it an epoch earlier.
+
+What the code chooses, and this file with it: y is at least 0, also with Adroit's standardised rewards
+(`--target-min None` drops that). y has no entropy with D4RL's data, but it does with NeoRL's
+(`--backup-entropy`). alpha is at most 1, and fixed at 0.2 on hopper-medium and hopper-medium-replay. On
+pen-cloned y has each critic's best of 10 next actions. OfflineRL-Kit, by the first author, has the same
+updates, but lambda = 2 and f = 0.05 on halfcheetah-medium-expert, and at most 30 epochs of the model.
 
 Logged: critic_loss is (4). q is the mean of Qk(s, a), target that of (3). penalty is the mean of lambda U
 over the batch's imagined rows, clamped the share of the batch that the clamp of (3) holds. imagined_reward
 has no penalty in it. The rest is as in mopo.py.
 
-Read before: mopo.py (80 lines of code differ).
+Read before: mopo.py (81 lines of code differ).
 Run: python algorithms/mobile.py --env hopper-medium-v2
 """
 
@@ -74,7 +76,7 @@ class Args(RunArgs):
     max_q_backup: bool = False  # (3) with each critic's best of 10 next actions
     num_critics: Size = 2  # N
     networks: Literal["mujoco", "adroit", "pen-human"] = "mujoco"  # the others: larger, see _MODELS
-    rollout_length: Size = 5  # k, steps imagined from each state
+    rollout_length: Size = 5  # h, steps imagined from each state
     rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of a block
     retain: Size = 5  # blocks of which imagined rows are kept
@@ -95,9 +97,9 @@ class Args(RunArgs):
 
 
 def _table(**rows):
-    return {f"{robot}-{level.replace('_', '-')}-v2": dict(rollout_length=k, penalty_coef=penalty)
+    return {f"{robot}-{level.replace('_', '-')}-v2": dict(rollout_length=steps, penalty_coef=penalty)
             for level, row in rows.items()
-            for robot, (k, penalty) in zip(("halfcheetah", "hopper", "walker2d"), row)}
+            for robot, (steps, penalty) in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
 # the authors' configuration files
@@ -232,7 +234,7 @@ class MOBILE:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        """h steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
         n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)

@@ -22,27 +22,29 @@ of a Gaussian variable z, and the action is tanh(z). alpha, the temperature, is 
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - 2 (log 2 - z_i - softplus(-2 z_i))],  a = tanh(z)     (7)
     actor's learning rate in block j = lr (1 + cos(math.pi j / blocks)) / 2, a block: 1,000 updates        (8)
 
-Before the first update of a block the model imagines k steps from each of 50,000 states of the data. What it
+Before the first update of a block the model imagines h steps from each of 50,000 states of the data. What it
 imagined in the last five blocks is kept, first in, first out.
 
 Paper / authors' code / here (v2 datasets have the values of OfflineRL-Kit, a library; v0 the authors'):
 - (1): The paper writes the norm of the covariance. The codes take standard deviations, followed here.
 - (2): The reward is one of the D numbers: it is sampled, and it counts in u. Real rows keep their reward.
+- (3), (5): With v2 datasets alpha is at most 1, as in the Kit; the authors have no such limit.
 - (4): The authors write half of it. With Adam only the tiny eps notices.
-- (3): With v2 datasets alpha is at most 1 in the losses, as in the Kit; the authors have no such limit.
 - (6): The target entropy is -A with v2 datasets, as in the Kit, and -3 for every robot with the authors' v0.
+- (7): The authors' form. The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
 - (8): This is the Kit's; the authors' learning rate is constant.
 - Critics, actor and alpha make their steps one after another, as in the Kit, not from one set of weights.
-- Initial weights are PyTorch's, as in the Kit. The authors' are Glorot's.
+- Initial weights are PyTorch's and a log std is at least -5, as in the Kit; the authors' Glorot's and -20.
+- The model is trained as the authors' is; common/dynamics.py tells what the Kit does otherwise.
 - The authors' buffer keeps a dataset's last million rows, half of medium-expert. Here all are used.
-- (7): The authors' form. The Kit's has 1e-6 in a logarithm, and differs by a thousandth at |z| = 4.
+- At a true end the authors teach the model the next episode's first state. Here it is the real next state.
 
 Logged: critic_loss is (4) / 2. q is the mean of Qk(s, a) and target that of (3): below the return where the
 penalty is large. Of a batch's imagined rows, penalty is the mean of lambda u, imagined_reward that of (2),
 and imagined_done the share that end. actor_loss is (5). alpha falls from 1, entropy is -mean_b log pi(a~|s)
-and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
+and goes to the target entropy. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (149 lines of code differ).
+Read before: sac_n.py (148 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -70,7 +72,7 @@ class Args(RunArgs):
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 3_000_000  # gradient steps after the model's training; the length of (8)
     penalty_coef: NonNegative = 1.0  # lambda in (2); 0: no pessimism, which is MBPO
-    rollout_length: Size = 5  # k, steps imagined from each state
+    rollout_length: Size = 5  # h, steps imagined from each state
     rollout_batch: Size = 50_000  # states of the data from which steps are imagined
     rollout_every: Size = 1_000  # updates of a block
     retain: Size = 5  # blocks of which imagined rows are kept
@@ -80,7 +82,7 @@ class Args(RunArgs):
     cosine: bool = True  # (8); off: constant
     critic_lr: Positive = 3e-4  # of the critics
     alpha_lr: Positive = 1e-4  # of log_alpha
-    alpha_max: Annotated[float | None, within("(0, inf)")] = 1.0  # most that alpha is; none: no limit
+    alpha_max: Annotated[float | None, within("(0, inf)")] = 1.0  # most that alpha is; None: no limit
     target_entropy: Annotated[float | None, within("(-inf, inf)")] = None  # in (6); default: -A
     gamma: Fraction = 0.99  # discount in (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
@@ -88,23 +90,22 @@ class Args(RunArgs):
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
 
-def _table(**rows):
-    return {f"{robot}-{level.replace('_', '-')}": dict(rollout_length=k, penalty_coef=penalty)
+def _table(version, **rows):
+    return {f"{robot}-{level.replace('_', '-')}-{version}": dict(rollout_length=steps, penalty_coef=penalty)
             for level, row in rows.items()
-            for robot, (k, penalty) in zip(("halfcheetah", "hopper", "walker2d"), row)}
+            for robot, (steps, penalty) in zip(("halfcheetah", "hopper", "walker2d"), row)}
 
 
 # OfflineRL-Kit's suggestions
-PAPER = {f"{name}-v2": values for name, values in _table(
-    medium=((5, 0.5), (5, 5.0), (5, 0.5)), medium_replay=((5, 0.5), (5, 2.5), (1, 2.5)),
-    medium_expert=((5, 2.5), (5, 5.0), (1, 2.5))).items()}
+PAPER = _table("v2", medium=((5, 0.5), (5, 5.0), (5, 0.5)), medium_replay=((5, 0.5), (5, 2.5), (1, 2.5)),
+               medium_expert=((5, 2.5), (5, 5.0), (1, 2.5)))
 # the authors' configuration files; those of the random sets stand for v2 too, where nobody has published any
-_V0 = _table(random=((5, 0.5), (5, 1.0), (1, 1.0)), medium=((1, 1.0), (5, 5.0), (5, 5.0)),
-             medium_replay=((5, 1.0), (5, 1.0), (1, 1.0)), medium_expert=((5, 5.0), (5, 1.0), (1, 2.0)))
-PAPER |= {f"{name}-v2": values for name, values in _V0.items() if name.endswith("random")}  # unverified
+_V0 = dict(random=((5, 0.5), (5, 1.0), (1, 1.0)), medium=((1, 1.0), (5, 5.0), (5, 5.0)),
+           medium_replay=((5, 1.0), (5, 1.0), (1, 1.0)), medium_expert=((5, 5.0), (5, 1.0), (1, 2.0)))
+PAPER |= _table("v2", random=_V0["random"])  # unverified
 _AUTHORS = dict(updates=1_000_000, actor_lr=3e-4, cosine=False, alpha_lr=3e-4, alpha_max=None,
                 target_entropy=-3.0)
-PAPER |= {f"{name}-v0": _AUTHORS | values for name, values in _V0.items()}
+PAPER |= {name: _AUTHORS | values for name, values in _table("v0", **_V0).items()}
 
 MODEL = Preset(hidden=(200,) * 4, decay=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), lr=1e-3, max_log_var=0.5,
                min_log_var=-10.0, bound_coef=0.01, holdout=0.2, holdout_rows=1_000, patience=5)  # both codes'
@@ -225,7 +226,7 @@ class MOPO:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        """h steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
         n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
@@ -259,9 +260,8 @@ class MOPO:
         return (self.alpha() * log_prob - q.min(0).values).mean()  # (5)
 
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
-        target = self.args.target_entropy
-        target = -self.data.action_size if target is None else target
-        return -self.log_alpha * (log_prob.detach().mean() + target)  # (6)
+        given, default = self.args.target_entropy, -self.data.action_size
+        return -self.log_alpha * (log_prob.detach().mean() + (default if given is None else given))  # (6)
 
     def begin_block(self) -> None:
         self.rollout()

@@ -2,37 +2,40 @@
 
 Learn from the data how the robot moves, then practise in imagination. A model is wrong where the data are
 silent, and a policy that may go there finds the errors in its favour. MOReL forbids it. Four models are
-learned; where they disagree too much, the imagined episode ends, in a state called HALT. In what is left, a
-pessimistic MDP, a policy earns about as much as in truth, or less. Natural policy gradient improves it there,
-on episodes of full length. MOPO, of the same month, lowers the reward instead, and never halts.
+learned; where they disagree too much, the imagined episode ends, in a state called HALT. What is left is a
+pessimistic world, where a policy earns about as much as in truth, or less. Natural policy gradient improves
+it there, on episodes of full length. MOPO, of the same month, lowers the reward instead, and never halts.
 
-f_i is network i of four, deterministic, n_i its output. s is an observation, a an action, s' the next
-observation. m and d are mean and mean absolute deviation of s' - s over the data. b, the baseline, predicts
-the return from s and the time. An iteration imagines episodes of T steps and keeps the first L of each;
-mean_t is over all steps that are kept, N of them. pi(s) is a Gaussian of mean mu(s), not squashed; its std
-does not depend on s. theta are pi's parameters, and F is the Hessian of mean_t KL(old pi, pi) in them.
+f_i is model i of four, deterministic, and n_i its network, whose inputs are standardised. s is an
+observation, a an action, s' the next observation, and r the reward, which is known. m and d are mean and mean
+absolute deviation of s' - s over the data; inputs have their own. mean_b is the mean over a batch and over
+the numbers of a vector. b, the baseline, predicts the return from s and the time. An iteration imagines
+episodes of T steps and keeps the first L of each; mean_t is the mean over all steps that are kept, N of them.
+pi(s) is a Gaussian of mean mu(s), not squashed; its std does not depend on s. theta are pi's parameters, and
+F is the Hessian of mean_t KL(old pi, pi) in them. c, gamma, lambda, eta and delta are numbers that one sets.
 
     model loss = sum_i mean_b [n_i(s, a) - (s' - s - m) / d]^2,  f_i(s, a) = s + d n_i(s, a) + m         (1)
     disc(s, a) = max_ij |f_i(s, a) - f_j(s, a)|                                                          (2)
     (s, a) is unknown where disc(s, a) > max_data disc / c                                               (3)
     cloning loss = mean_b (mu(s) - a)^2, before the first iteration                                      (4)
-    A_t = sum_l (gamma lambda)^l delta_(t+l),  delta_t = r_t + gamma b(s_(t+1)) - b(s_t)                 (5)
-    g = gradient of mean_t A_t log pi(a_t|s_t),  A whitened                                              (6)
+    A_t = sum_l (gamma lambda)^l e_(t+l),  e_t = r_t + gamma b(s_(t+1)) - b(s_t)                         (5)
+    g = gradient of mean_t A_t log pi(a_t|s_t),  A whitened: with mean 0 and std 1 over all t            (6)
     x = (F + eta I)^-1 g, by conjugate gradient;  theta = theta + (delta / (g x))^(1/2) x                (7)
     baseline loss = mean_t (b(s_t) - R_t)^2,  R_t = sum_l gamma^l r_(t+l)                                (8)
 
 Paper / authors' code / here. The code made Table 2; this file follows it where nothing else is said.
 - HALT: In the paper it lasts for ever, at a reward of -kappa. In the code the episode ends, and what it costs
-  are the rewards to come. Where those may be negative, as halfcheetah's, add `--truncate-reward`, once.
+  are the rewards to come. Where those may be negative, as halfcheetah's, `--truncate-reward` is paid, once.
 - The code tests the length of an episode after cutting it, so that none counts as ended: HALT and falls have
   the value of their last state. Here they end the value; `--no-halt-terminal` is the code's way.
-- (1): The paper's models are Gaussian and differ by their data. The code's are deterministic and differ by
-  their initial weights and the order of rows. An episode has one of them, from its first step to its last.
+- (1): The paper's models are Gaussian, and may differ by their data. The code's are deterministic, and differ
+  by initial weights and the order of rows only. An episode has one of them, from its first step to its last.
 - (3): An episode keeps its first unknown step, and 4 steps at least. One that falls within 4 is dropped.
 - The reward is known, and clips a to [-1, 1]; models see a as it is. Hopper's reward and end are the code's,
-  its velocities are times 0.02 everywhere. For walker2d and halfcheetah none were released: Gym's, with the
-  velocity in s in place of displacement over time.
-- The code leaves out each episode's last row; here true ends in (1), and timeouts are not in the data.
+  which multiplies its velocities by 0.02 everywhere. For walker2d and halfcheetah none were released. Here
+  they are Gym's, with the velocity in s in place of displacement over time.
+- The code leaves out each episode's last row. Here true ends are no part of (1) and (3), and timeouts are not
+  in the data.
 - (7): The code tests for convergence after each step of x, so it makes one at least. Here: before each.
 - (8): b is fitted after pi's step, for one epoch. The code leaves out its last full batch.
 
@@ -43,7 +46,7 @@ baseline_error is (8) over mean_t R_t^2 before the fit, and falls far below 1. k
 delta. factor is the root in (7), log_std its mean over actions. model.csv has (1) for each network and epoch,
 and cloning.csv (4).
 
-Read before: mopo.py (297 lines of code differ).
+Read before: mopo.py (270 lines of code differ).
 Run: python algorithms/morel.py --env hopper-medium-v2
 """
 
@@ -57,7 +60,7 @@ from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Dataset, load_dataset
 from common.graph import side_by_side
-from common.pretraining import Stage, pretrain
+from common.pretraining import Regression, pretrain
 from common.run import Run
 from common.terminations import robot_of
 
@@ -69,7 +72,7 @@ class Args(RunArgs):
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 500  # iterations
-    c: Annotated[float | None, within("[0, inf)")] = 3.0  # pessimism in (3); none or 0: nothing is unknown
+    c: Annotated[float | None, within("[0, inf)")] = 3.0  # pessimism in (3); None or 0: nothing is unknown
     truncate_reward: Number = 0.0  # added to the last reward before HALT
     halt_terminal: bool = True  # HALT and falls end the value; off: as released
     starts: Size = 50  # imagined episodes of each model
@@ -162,76 +165,27 @@ class Actor(MLP):
         return self(self.mask * obs).clamp(-1, 1)
 
 
-class Regression(Stage):
-    """Adam on squared errors before the first update; common/pretraining.py runs it."""
-
-    def __init__(self, network: Model | Actor, data: Dataset, args: Args, seed: int, rows: Tensor):
-        self.network, self.data, self.rows, self.step, self.epoch = network, data, rows, 0, 0
-        flags = "batch_size", "lr", f"{self.name}_epochs"  # the result depends on no others
-        self.args = Args(**{flag: getattr(args, flag) for flag in flags})
-        self.rng = torch.Generator(data.device).manual_seed(seed)
-        adam = dict(lr=args.lr, fused=True, capturable=data.device.type == "cuda")
-        self.optimizer = torch.optim.Adam(network.parameters(), **adam)
-        self.order, self.steps = self.draw(), len(rows) // args.batch_size
-        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
-        self.total = torch.zeros(len(self.order), device=data.device)  # of this epoch's losses
-        self.error = torch.inf  # mean of the last epoch's
-
-    @property
-    def done(self) -> bool:
-        return self.epoch >= getattr(self.args, f"{self.name}_epochs")
-
-    def update(self, log: bool = True) -> dict[str, Tensor]:
-        columns = self.column + torch.arange(self.args.batch_size, device=self.data.device)
-        losses = self.losses(self.order.index_select(1, columns))
-        descend(self.optimizer, losses.sum())
-        self.total.add_(losses.detach())
-        self.column.add_(self.args.batch_size)
-        self.step += 1
-        return {}
-
-    def end_epoch(self) -> list[dict]:
-        errors = (self.total / self.steps).tolist()
-        rows = [{"epoch": self.epoch, "network": i, "train": error} for i, error in enumerate(errors)]
-        self.error, self.epoch = sum(errors) / len(errors), self.epoch + 1
-        self.order.copy_(self.draw())
-        self.total.zero_()
-        self.column.zero_()
-        return rows
-
-    def status(self) -> str:
-        return f"training error {self.error:.4g}"
-
-    finish = status
-
-
-class Cloning(Regression):
-    """Of the policy's mean, on rows drawn with replacement."""
-    name, kept = "cloning", ("network",)
-
-    def draw(self) -> Tensor:  # an epoch's rows, (1, N)
-        n = len(self.rows)
-        return self.rows[torch.randint(n, (1, n), generator=self.rng, device=self.data.device)]
-
-    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
-        batch = self.data.split(self.data.rows[rows[0]])
-        return nn.functional.mse_loss(self.network(self.network.mask * batch.obs), batch.action)[None]  # (4)
+def adam(network: MLP, lr: float, l2: float = 0.0) -> torch.optim.Adam:
+    capturable = network.weights[0].device.type == "cuda"
+    return torch.optim.Adam(network.parameters(), lr, weight_decay=l2, fused=True, capturable=capturable)
 
 
 class ModelFit(Regression):
-    """Each network has its own order of all rows but true ends; an incomplete last batch is left out."""
-    name, kept = "model", ("network",)
+    """Each network has its own order of all rows but true ends."""
+    name, kept = "model", ("model",)
 
     def __init__(self, model: Model, data: Dataset, args: Args, seed: int):
-        super().__init__(model, data, args, seed, (data.done == 0).nonzero()[:, 0])
-        obs, action, change = self.columns(self.rows)
+        self.model, rows = model, (data.done == 0).nonzero()[:, 0]
+        own = Args(model_epochs=args.model_epochs, batch_size=args.batch_size, lr=args.lr)  # all that matters
+        super().__init__(adam(model, args.lr), data, rows, own, args.model_epochs, seed)
+        obs, action, change = self.columns(rows)
         for name, x in (("input", torch.cat([obs, action], -1)), ("change", change)):
             getattr(model, f"{name}_mean").copy_(x.mean(0))
             getattr(model, f"{name}_scale").copy_((x - x.mean(0)).abs().mean(0) + 1e-8)
 
     def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, a and s' - s, masked."""
-        batch, mask = self.data.split(self.data.rows[rows]), self.network.mask
+        batch, mask = self.data.split(self.data.rows[rows]), self.model.mask
         return mask * batch.obs, batch.action, mask * (batch.next_obs - batch.obs)
 
     def draw(self) -> Tensor:  # (4, N)
@@ -240,24 +194,34 @@ class ModelFit(Regression):
 
     def losses(self, rows: Tensor) -> Tensor:  # (4, B) -> (4,)
         obs, action, change = self.columns(rows)
-        target = (change - self.network.change_mean) / self.network.change_scale
-        return ((self.network.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
+        target = (change - self.model.change_mean) / self.model.change_scale
+        return ((self.model.outputs(obs, action) - target) ** 2).mean((1, 2))  # (1)
 
     @torch.no_grad()
     def finish(self) -> str:
         for rows in self.rows.split(2**11):  # in pieces: many rows' hidden units take much memory
             obs, action, _ = self.columns(rows)
-            most = torch.maximum(self.network.spread, disagreement(self.network(obs, action)).amax())
-            self.network.spread.copy_(most)
-        return f"{self.status()}, largest disagreement {self.network.spread.item():.4g}"
+            most = torch.maximum(self.model.spread, disagreement(self.model(obs, action)).amax())
+            self.model.spread.copy_(most)
+        return f"{self.status()}, largest disagreement {self.model.spread.item():.4g}"
 
 
-# same as mopo.py
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step, of the optimiser's own parameters only."""
-    optimizer.zero_grad()
-    loss.backward(inputs=optimizer.param_groups[0]["params"])
-    optimizer.step()
+class Cloning(Regression):
+    """Of the data's actions by pi's mean, on rows drawn with replacement."""
+    name, kept = "cloning", ("actor",)
+
+    def __init__(self, actor: Actor, data: Dataset, args: Args, seed: int):
+        self.actor, rows = actor, torch.arange(len(data.rows), device=data.device)
+        own = Args(cloning_epochs=args.cloning_epochs, batch_size=args.batch_size, lr=args.lr)
+        super().__init__(adam(actor, args.lr), data, rows, own, args.cloning_epochs, seed)
+
+    def draw(self) -> Tensor:  # (1, N)
+        n = len(self.rows)
+        return torch.randint(n, (1, n), generator=self.rng, device=self.data.device)
+
+    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+        batch = self.data.split(self.data.rows[rows[0]])
+        return nn.functional.mse_loss(self.actor(self.actor.mask * batch.obs), batch.action)[None]  # (4)
 
 
 def disagreement(predicted: Tensor) -> Tensor:
@@ -330,16 +294,14 @@ class MOReL:
         self.model = Model(mask, data.action_size, init).to(data.device)
         self.actor = Actor(mask, data.action_size, init).to(data.device)
         self.baseline = MLP(1, [data.obs_size + 4, 128, 128, 1], torch.relu_, init).to(data.device)  # b
-        self.baseline_optimizer = torch.optim.Adam(self.baseline.parameters(), args.lr, weight_decay=args.l2,
-                                                   fused=True, capturable=data.device.type == "cuda")
+        self.baseline_optimizer = adam(self.baseline, args.lr, args.l2)
         self.first_obs = self.model.mask * data.obs[data.episodes[:, 0].to(data.device)]  # (E, S)
 
     def fit_model(self) -> ModelFit:
         return ModelFit(self.model, self.data, self.args, self.seed)
 
     def fit_actor(self) -> Cloning:
-        rows = torch.arange(len(self.data.rows), device=self.data.device)
-        return Cloning(self.actor, self.data, self.args, self.seed, rows)
+        return Cloning(self.actor, self.data, self.args, self.seed)
 
     @torch.no_grad()
     def rollout(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -388,8 +350,8 @@ class MOReL:
     def advantage(self, reward: Tensor, value: Tensor, kept: Tensor, last: Tensor, ends: Tensor) -> Tensor:
         """A (n, T), not whitened yet. After the last step comes nothing, or its state's value again."""
         following = torch.where(last, value * ~ends[:, None], value.roll(-1, 1))
-        delta = (reward + self.args.gamma * following - value) * kept
-        return discounted(delta, self.args.gamma * self.args.gae)  # (5)
+        error = (reward + self.args.gamma * following - value) * kept
+        return discounted(error, self.args.gamma * self.args.gae)  # (5)
 
     def improve_policy(self, obs: Tensor, action: Tensor, advantage: Tensor, weight: Tensor) -> list[Tensor]:
         """One step of pi: what mean_t A log pi gained by it, its KL, and the factor of x.
@@ -430,7 +392,9 @@ class MOReL:
             rows = slice(size * step, size * (step + 1))
             errors = (self.baseline(features[rows])[0, :, 0] - returns[rows]) ** 2
             optimizer.found_inf = (step >= steps).float()  # 1: the epoch is over, and Adam makes no step
-            descend(optimizer, kept[rows] @ errors / kept[rows].sum().clamp(min=1))  # (8)
+            optimizer.zero_grad()
+            (kept[rows] @ errors / kept[rows].sum().clamp(min=1)).backward()  # (8)
+            optimizer.step()
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1

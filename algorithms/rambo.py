@@ -8,14 +8,15 @@ model is free to turn pessimistic.
 
 The model (common/dynamics.py) has seven networks. Each gives, for a state s and an action a, the mean mu_e
 and the standard deviation sigma_e of D numbers y: the change of the standardised state, and the reward r. Of
-the five best networks, the elites, one is drawn for each step; it draws y, and so the next state s'. d = 1
-where the episode ends. mean_b and std_b are over a batch. A prime on Q marks a target network, k counts the
-two critics, i the D numbers of y or the A dimensions of an action. pi gives the mean and std of a Gaussian
-variable z, and the action is tanh(z). alpha, the temperature, is the weight of the entropy.
+the five best networks, the elites, one is drawn for each step; it draws y, and so the next state s'. T is
+the law of such a y. d = 1 where the episode ends. mean_b is the mean over a batch. A prime on Q marks a
+target network, k counts the two critics, i the D numbers of y or the A dimensions of an action. pi gives the
+mean and std of a Gaussian variable z, and the action is tanh(z). alpha, the temperature, is the weight of the
+entropy. In (3) a ~ pi(s) and y ~ T, and w is the advantage with mean 0 and std 1 over the batch.
 
     log T(y|s, a) = log mean_e exp sum_i log N(y_i; mu_ei, sigma_ei),  e: the elites                       (1)
     advantage = r + gamma (1 - d) V(s') - min_k Qk(s, a),  V(s') = min_k Qk(s', tanh(mean(s')))            (2)
-    adversary's loss = mean_b [(advantage - mean_b) / std_b log T(y|s, a)],  a ~ pi(s), y ~ T              (3)
+    adversary's loss = mean_b [w log T(y|s, a)],  w = (advantage - its mean) / its std, no gradient        (3)
     model's loss = L + lambda (3),  L on real rows: (2) of common/dynamics.py                              (4)
     target = r + gamma (1 - d) [min_k Qk'(s', a') - alpha log pi(a'|s')],  a' ~ pi(s'), no gradient        (5)
     critic loss = sum_k mean_b (Qk(s, a) - target)^2                                                       (6)
@@ -24,22 +25,24 @@ variable z, and the action is tanh(z). alpha, the temperature, is the weight of 
     log pi(a|s) = sum_i [log N(z_i; mean_i, std_i) - 2 (log 2 - z_i - softplus(-2 z_i))],  a = tanh(z)     (9)
     cloning loss = -mean_b log pi(a|s)                                                                    (10)
 
-Only log T has a gradient in (3), and it is the paper's model gradient (equation 5 there, proved in its
-appendix A): a step makes what came out better than expected less likely, so the policy's value falls.
+The gradient of (3) is the paper's model gradient (equation 5 there, proved in its appendix A). A step makes
+less likely what came out better than expected, and so the policy's value falls.
 
-An iteration imagines k steps from each of 50,000 states of the data. Then the agent makes 1,000 updates, by
-(5) to (8), on batches half real and half imagined in the last five iterations. Then the model makes 1,000
-steps of (4), along chains: k steps from each of 256 states of the data, an Adam step at each. An update is a
-step of either kind, and --updates counts both. If lambda is 0, there are none of the second kind, and the
-model stays as it was fitted. The published version has the actor learn the data's actions first, by (10).
-The preprint (--config v1) does not, and has other k and lambda: of its four settings each dataset's best.
+An iteration imagines h steps (the paper's k) from each of 50,000 states of the data. Then the agent makes
+1,000 updates, by (5) to (8), on batches half real and half imagined in the last five iterations. Then the
+model makes 1,000 steps of (4), along chains: h steps from each of 256 states of the data, an Adam step at
+each. An update is a step of either kind, and --updates counts both. If lambda is 0, there are none of the
+second kind, and the model stays as it was fitted. The published version has the actor learn the data's
+actions first, by (10), but not in AntMaze. The preprint (--config v1) does not, and has other h and lambda:
+of its four settings each dataset's best.
 
 Paper / authors' code / here:
 - (1): The paper writes one Gaussian. The code has the mixture, followed here.
 - (2): The paper has pi's value. The code takes online critics at the mean action, without entropy.
 - (3): The paper's states are pi's discounted visits. The code's are the chains', which go on past an end.
-- (3): The authors divide by std_b, here by std_b + 1e-6. They draw the elites of the 256 rows once and for
-  all, here at each step.
+- (3): The authors divide by the std, here by the std + 1e-6. They draw the elites of the 256 rows once and
+  for all, here at each step. In rollouts they draw one for each row; here each elite has a fifth of the rows,
+  in random order.
 - (4): The code's loss is 256 times this, a sum over the rows of (3). Adam does not notice. As in the code
   each network has its own real rows, none of them held out, and Adam begins anew after the fit.
 - (6): The authors write half of it, and take the gradients of (6) to (8) at one set of weights, not in turn.
@@ -59,7 +62,7 @@ common/dynamics.py on standardised states: it should stay where it began. model.
 cloning.csv has (10) for each epoch, in training and held out, and the share of batches that would be
 skipped.
 
-Read before: mopo.py (223 lines of code differ).
+Read before: mopo.py (206 lines of code differ).
 Run: python algorithms/rambo.py --env hopper-medium-v2
 """
 
@@ -76,7 +79,7 @@ from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, 
 from common.data import Batch, Dataset, load_dataset
 from common.dynamics import Ensemble, Fit, Preset, Ring, adam, shuffle, split, supervised_loss
 from common.graph import side_by_side
-from common.pretraining import Stage, pretrain
+from common.pretraining import Regression, pretrain
 from common.run import Run
 from common.terminations import Rule, termination
 
@@ -88,7 +91,7 @@ class Args(RunArgs):
     updates: Count = 4_000_000  # gradient steps of the agent and of the adversary, together
     adversary_weight: NonNegative = 3e-4  # lambda in (4); 0: the model stays as it was fitted
     adversary_lr: Positive = 3e-4  # of the model in (4)
-    rollout_length: Size = 5  # k, steps imagined from each state
+    rollout_length: Size = 5  # h, steps imagined from each state
     rollout_batch: Annotated[int, within("[5, 1e6]")] = 50_000  # states from which steps are imagined
     rollout_every: Size = 1_000  # updates of the agent in an iteration, and then as many of the adversary
     retain: Size = 5  # iterations of which imagined rows are kept
@@ -110,9 +113,9 @@ class Args(RunArgs):
                              f"{MODEL.elites}")
 
 
-def _entry(k, weight, **others):
+def _entry(steps, weight, **others):
     halves = 2 if weight else 1  # of an iteration
-    return dict(rollout_length=k, adversary_weight=weight, updates=2_000_000 * halves,
+    return dict(rollout_length=steps, adversary_weight=weight, updates=2_000_000 * halves,
                 eval_every=10_000 * halves) | others
 
 
@@ -219,52 +222,35 @@ def log_mixture(y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return torch.logsumexp(-0.5 * surprise.sum(-1), 0) - math.log(len(mean))  # (1)
 
 
-class Cloning(Stage):
-    """The actor learns the data's actions before the first update; common/pretraining.py runs it."""
-    name, kept = "cloning", ("actor", "actor_optimizer")
+class Cloning(Regression):
+    """The actor learns the data's actions before the first update."""
+    name, kept = "cloning", ("actor", "optimizer")
 
     def __init__(self, actor: Actor, optimizer: torch.optim.Optimizer, data: Dataset, args: Args, seed: int):
-        self.actor, self.actor_optimizer, self.data = actor, optimizer, data
-        # no others: a clone that is kept serves every run with these
-        self.args = Args(bc_epochs=args.bc_epochs, batch_size=args.batch_size, actor_lr=args.actor_lr)
-        self.rng = torch.Generator(data.device).manual_seed(seed)
-        n, size = len(data.rows), args.batch_size
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(data.device)
-        self.holdout, train = order.tensor_split([min(n // 10, 2_000)])
-        self.steps = max(1, len(train) // size)
-        index = torch.randint(len(train), (self.steps, size), generator=self.rng, device=data.device)
-        self.index = train[index]  # rows of each batch, the same in every epoch
-        self.skipped = (data.action[self.index].abs() >= 1).flatten(1).any(1).sum()  # batches, by the authors
-        self.batch = torch.zeros(1, dtype=torch.int64, device=data.device)  # number of the next one
-        self.total = torch.zeros((), device=data.device)  # of the losses in this epoch
-        self.step, self.epoch = 0, 0
+        self.actor, size = actor, args.batch_size
+        order = torch.randperm(len(data.rows), generator=torch.Generator().manual_seed(seed)).to(data.device)
+        self.holdout, train = order.tensor_split([min(len(order) // 10, 2_000)])
+        n = size * max(1, len(train) // size)
+        rng = torch.Generator(data.device).manual_seed(seed)
+        rows = train[torch.randint(len(train), (n,), generator=rng, device=data.device)]  # of every epoch
+        # no other settings: a clone that is kept serves every run with these
+        own = Args(bc_epochs=args.bc_epochs, batch_size=size, actor_lr=args.actor_lr)
+        super().__init__(optimizer, data, rows, own, args.bc_epochs, seed)
+        bound = (data.action[rows].abs() >= 1).any(1)
+        self.skipped = bound.view(-1, size).any(1).sum()  # batches, by the authors
 
-    @property
-    def done(self) -> bool:
-        return self.epoch >= self.args.bc_epochs
-
-    def loss(self, index: Tensor) -> Tensor:
-        batch = self.data.split(self.data.rows[index])
+    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+        batch = self.data.split(self.data.rows[rows])
         mean, log_std = self.actor(batch.obs)
         z = torch.atanh(batch.action.clamp(-1 + 1e-6, 1 - 1e-6))
-        return -self.actor.log_prob(log_std, z, (z - mean) / log_std.exp()).mean()  # (10)
-
-    def update(self, log: bool = True) -> dict[str, Tensor]:
-        self.step += 1
-        loss = self.loss(self.index.index_select(0, self.batch)[0])
-        descend(self.actor_optimizer, loss)
-        self.total += loss.detach()
-        self.batch += 1
-        return {}
+        return -self.actor.log_prob(log_std, z, (z - mean) / log_std.exp()).mean(1)  # (10)
 
     @torch.no_grad()
     def end_epoch(self) -> list[dict]:
-        row = {"epoch": self.epoch, "train": (self.total / self.steps).item(),
-               "holdout": self.loss(self.holdout).item(), "skipped": self.skipped.item() / self.steps}
-        self.total.zero_()
-        self.batch.zero_()
-        self.epoch += 1
-        return [row]
+        (row,) = super().end_epoch()
+        del row["network"]
+        own = {"holdout": self.losses(self.holdout[None]).item(), "skipped": self.skipped.item() / self.steps}
+        return [row | own]
 
     def finish(self) -> str:
         return f"the authors would skip {self.skipped.item():,} of {self.steps:,} batches"
@@ -334,7 +320,7 @@ class RAMBO:
 
     @torch.no_grad()
     def rollout(self) -> None:
-        """k steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
+        """h steps from `rollout_batch` states of the data go into the ring; rows past an end do not."""
         n = self.args.rollout_batch
         index = torch.randint(len(self.data.rows), (n,), generator=self.rng, device=self.data.device)
         obs, alive = self.data.obs[index], torch.ones(n, dtype=torch.bool, device=self.data.device)
@@ -370,8 +356,10 @@ class RAMBO:
     def alpha_loss(self, log_prob: Tensor) -> Tensor:
         return -self.log_alpha * (log_prob.detach().mean() - self.data.action_size)  # (8)
 
-    def agent_step(self, log: bool) -> Tensor | None:
-        """An update of critics, actor and alpha; its numbers (8,), if they are wanted."""
+    def agent_step(self, first: bool, log: bool) -> Tensor | None:
+        """An update of critics, actor and alpha, the `first` after a rollout; its numbers (8,) if logged."""
+        if first:
+            self.rollout()
         batch = self.sample()
         target, q = self.critic_target(batch), self.critics(batch.obs, batch.action)
         critic_loss = self.critic_loss(q, target)
@@ -447,21 +435,17 @@ class RAMBO:
         return ((self.model(obs, action)[0].index_select(0, self.model.elites) - y) ** 2).mean()
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
-        phase, agent_log, model_log = self.phase, self.agent_log, self.model_log
-        first = phase in ("rollout", "start")
-        if phase == "rollout":
-            self.rollout()
+        first, adversary = self.phase in ("rollout", "start"), self.phase in ("start", "chain")
         self.step += 1
-        if phase in ("rollout", "agent"):
-            kept, numbers = agent_log, (agent_log := self.agent_step(log or first))
-        else:
-            kept, numbers = model_log, (model_log := self.adversary_step(phase == "start", log or first))
+        numbers = (self.adversary_step if adversary else self.agent_step)(first, log or first)
+        logs = [self.agent_log, self.model_log]
         if first:
-            kept.copy_(numbers)
+            logs[adversary].copy_(numbers)
         if not log:
             return {}
-        critic_loss, q, target, reward, done, actor_loss, alpha, entropy = agent_log.clone().unbind()
-        model_loss, adversary_loss, log_likelihood, advantage = model_log.clone().unbind()
+        logs[adversary] = numbers
+        critic_loss, q, target, reward, done, actor_loss, alpha, entropy, *model = torch.cat(logs).unbind()
+        model_loss, adversary_loss, log_likelihood, advantage = model
         return {"critic_loss": critic_loss, "q": q, "target": target, "imagined_reward": reward,
                 "imagined_done": done, "actor_loss": actor_loss, "alpha": alpha, "entropy": entropy,
                 "model_loss": model_loss, "adversary_loss": adversary_loss, "log_likelihood": log_likelihood,

@@ -5,16 +5,20 @@ of E networks tells of a state s and an action a by how much the state will chan
 it is. Each sees a bootstrap sample of its own, so they agree where there are data, and nowhere else. The networks that
 predict held-out rows best are the elites. What a paper chose stands in its algorithm's file, as a `Preset`.
 
-x = [s, a], standardised; y = [s' - s, r] has D = S + 1 numbers, the reward last, and is not. Network e gives a mean
-mu_e(x) and a raw log variance v_e(x). The bounds u and l, D numbers each, are learned and shared by all networks.
+s' is the next state and r the reward. x = [s, a] is standardised. y = [s' - s, r] is not; it has D = S + 1 numbers,
+counted by d, the reward last. b counts the rows of a batch. Network e gives a mean mu_e(x) and a raw log variance
+v_e(x), D numbers each. The bounds u and l, D numbers each, are learned and shared by all networks.
 
     log var = l + softplus(v' - l),  v' = u - softplus(u - v)                                                        (1)
     loss = sum_e mean_bd [(mu - y)^2 exp(-log var) + log var] + sum_layers decay / 2 |W|^2 + c sum_d (u_d - l_d)     (2)
-    hold-out error H_e = mean_id (mu_e(x_i) - y_i)^2, i over the held-out rows, in raw units                         (3)
+    hold-out error H_e = mean_id (mu_e(x_i) - y_i)^2,  i over the held-out rows, in raw units                        (3)
 
 (2) sums over networks and averages over the batch and over outputs: 2 / D times the negative log likelihood of each
-network, without a constant. The decay is Adam's own, which has the same gradient. Bounds are not restored with the
-best weights, and H does not depend on them.
+network, without a constant. W are a layer's weights. Their decay is Adam's own, which has the same gradient. c is the
+weight of the bounds, which are not restored with the best weights; H does not depend on them.
+
+All this is as the authors of MOPO and RAMBO have it. OfflineRL-Kit, another library, ends the training an epoch
+earlier, and its first weights are a seventh wider, because nothing truncates them.
 """
 
 import math

@@ -16,14 +16,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common import InputError, RunError, lock
 from common.checkpoint import read_checkpoint, save_sealed, snapshot, whole
+from common.data import Dataset
 from common.graph import side_by_side
 from common.sources import cache_file
 
-VERSION = 1  # of common/dynamics.py: one more where the same data and seed give another model than before
+VERSION = 1  # of this file and dynamics.py: one more where the same data and seed give another result than before
 
 
 class Stage:
@@ -47,6 +50,60 @@ class Stage:
     def finish(self) -> str:
         """What the end does, and a line about the result."""
         return "done"
+
+
+class Regression(Stage):
+    """Epochs of gradient steps, for E networks side by side, on batches of the data's rows.
+
+    A subclass has `losses`: rows (E, B) -> the loss of each network on its own rows, (E,). It may have another `draw`.
+    What is left of an epoch's N rows after the last full batch is not used.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, data: Dataset, rows: Tensor, args, epochs: int, seed: int):
+        self.optimizer, self.data, self.rows, self.args, self.epochs = optimizer, data, rows, args, epochs
+        self.rng = torch.Generator(data.device).manual_seed(seed)
+        self.order = self.draw()
+        self.steps = self.order.shape[1] // args.batch_size
+        self.column = torch.zeros((), dtype=torch.int64, device=data.device)  # of the next batch's first row
+        self.total = torch.zeros(len(self.order), device=data.device)  # of the losses in this epoch
+        self.error = torch.inf  # mean loss of the last epoch
+        self.step, self.epoch = 0, 0
+
+    def draw(self) -> Tensor:
+        """An epoch's rows for each network, in their order: (E, N)."""
+        return self.rows[None]
+
+    def losses(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def done(self) -> bool:
+        return self.epoch >= self.epochs
+
+    def update(self, log: bool = True) -> dict[str, Tensor]:
+        columns = self.column + torch.arange(self.args.batch_size, device=self.data.device)
+        losses = self.losses(self.order.index_select(1, columns))
+        self.optimizer.zero_grad()
+        losses.sum().backward()
+        self.optimizer.step()
+        self.total.add_(losses.detach())
+        self.column.add_(self.args.batch_size)
+        self.step += 1
+        return {}
+
+    def end_epoch(self) -> list[dict]:
+        means = (self.total / self.steps).tolist()
+        rows = [{"epoch": self.epoch, "network": e, "train": mean} for e, mean in enumerate(means)]
+        self.error, self.epoch = sum(means) / len(means), self.epoch + 1
+        self.order.copy_(self.draw())
+        self.total.zero_()
+        self.column.zero_()
+        return rows
+
+    def status(self) -> str:
+        return f"training error {self.error:.4g}"
+
+    finish = status
 
 
 def pretrain(run, makers: list) -> None:

@@ -1,8 +1,9 @@
 """When an imagined episode ends: the simulators' own rules as tensor operations on raw, un-normalised observations.
 
 D4RL's robots end by their height and angle. A learned model can also leave what is physically possible, and then its
-next observation is a wrong input for ever; so coordinates that are not finite, or beyond 100, end an episode as well.
-The authors' codes differ from each other and from these rules only there: see tests/test_terminations.py.
+next observation is a wrong input for ever. So an episode of hopper, walker2d or halfcheetah also ends where coordinates
+are not finite, or beyond 100. The authors' codes differ from each other and from these rules only there, and in pen,
+which RAMBO's never ends: see tests/test_terminations.py.
 """
 
 from collections.abc import Callable

@@ -245,9 +245,9 @@ def load(path, patch):
 
 
 def lines_of_updates(path) -> set:
-    """Of the statements in the methods of agent and networks, but those that build them or act. What is trained before, in a Stage of
+    """Of the statements in the methods of agent and networks, but those that build them or act. What is trained before, in a Regression of
     common/pretraining.py, is no part of an update, and has tests of its own."""
-    apart, classes = {"RunArgs", "Stage"}, []  # and what is made of them
+    apart, classes = {"RunArgs", "Regression"}, []  # and what is made of them
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
             if {base.id for base in node.bases if isinstance(base, ast.Name)} & apart:

@@ -474,11 +474,11 @@ def test_cloning_loss(double):
     rows = agent.data
     mean, log_std = agent.actor(rows.obs)
     normal = torch.distributions.Normal(mean, log_std.exp()).log_prob(torch.atanh(rows.action)).sum(-1)
-    close(fit.loss(torch.arange(B)), -(normal - torch.log(1 - rows.action**2).sum(-1)).mean())
+    close(fit.losses(torch.arange(B)[None])[0], -(normal - torch.log(1 - rows.action**2).sum(-1)).mean())
     rows.action[0] = torch.tensor([1.0, -1.0, 1.0])
     edge = torch.atanh(torch.tensor([1 - 1e-6, -1 + 1e-6, 1 - 1e-6]))
     expected = torch.distributions.Normal(mean[0], log_std[0].exp()).log_prob(edge).sum() - torch.log(1 - torch.tanh(edge) ** 2).sum()
-    close(fit.loss(torch.tensor([0])), -expected)
+    close(fit.losses(torch.tensor([[0]]))[0], -expected)
 
 
 def test_cloning_in_single_precision_is_finite_at_the_bounds():
@@ -491,19 +491,19 @@ def test_cloning_in_single_precision_is_finite_at_the_bounds():
 
 def test_cloning_goes_over_one_sample_in_one_order():
     fit = cloning()
-    calls, held = recipe.remembered(fit, "loss"), set(fit.holdout.tolist())
+    calls, held = recipe.remembered(fit, "losses"), set(fit.holdout.tolist())
     for _ in range(2):
         for _ in range(fit.steps):
             fit.update()
         fit.end_epoch()
-    seen = [index.tolist() for (index,), _ in calls["loss"] if len(index) == 16]
+    seen = [rows[0].tolist() for (rows,), _ in calls["losses"] if rows.shape == (1, 16)]
     assert len(held) == 25 and fit.steps == 231 // 16 == 14 and len(seen) == 28 and seen[:14] == seen[14:]
     drawn = [i for row in seen[:14] for i in row]
     assert not set(drawn) & held and len(set(drawn)) < len(drawn) - 50  # with replacement
     assert fit.done and len(cloning(make_data(25_000)).holdout) == 2000
     few = cloning(make_data(12), batch_size=16)
     few.update()
-    assert few.steps == 1 and few.index.shape == (1, 16)
+    assert few.steps == 1 and few.order.shape == (1, 16)
 
 
 def test_batches_that_the_authors_would_skip():
@@ -513,7 +513,7 @@ def test_batches_that_the_authors_would_skip():
     assert cloning(data).skipped == 0
     data.action[7, 1], data.action[100, 2] = 1.0, -1.0
     fit = cloning(data)
-    expected = sum(7 in row or 100 in row for row in fit.index.tolist())
+    expected = sum(7 in row or 100 in row for row in fit.order.view(-1, 16).tolist())
     assert fit.skipped == expected > 0
     assert fit.end_epoch()[0]["skipped"] == expected / 14 and f"{expected} of 14 batches" in fit.finish()
 
@@ -529,7 +529,7 @@ def test_cloning_moves_the_agents_actor_and_its_adam():
     assert not torch.equal(parameters(agent.actor), before) and rows[-1]["train"] < rows[0]["train"] and len(rows) == 20
     assert all(state["step"] == 20 * 14 for state in agent.actor_optimizer.state.values())  # and goes on in (7)
     assert [row["epoch"] for row in rows] == list(range(20)) and fit.total == 0
-    assert fit.kept == ("actor", "actor_optimizer") and fit.actor is agent.actor and fit.actor_optimizer is agent.actor_optimizer
+    assert fit.kept == ("actor", "optimizer") and fit.actor is agent.actor and fit.optimizer is agent.actor_optimizer
 
 
 def test_a_sweep_shares_the_model_and_the_clone():

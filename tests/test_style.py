@@ -23,8 +23,8 @@ COMMON = sorted((ROOT / "common").glob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem != "__init__")
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
 BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 240, "sql_eql": 275, "xql": 293,
-           "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 315, "combo": 353, "rambo": 490,
-           "mobile": 335, "morel": 480}  # lines a file may have
+           "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 315, "combo": 351, "rambo": 473,
+           "mobile": 335, "morel": 442}  # lines a file may have
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -160,7 +160,7 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        most = {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 150, "rambo": 230, "morel": 330}
+        most = {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 150, "rambo": 215, "morel": 275}
         assert int(told[2]) == len(added) <= most.get(path.stem, 120)
 
 
