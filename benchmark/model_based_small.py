@@ -2,10 +2,10 @@
 
 Values are the papers', but for the budget: 20,000 updates of the agent (a million and more), and in RAMBO as many of
 the adversary; rollouts from 5,000 states (50,000); models of at most 20 epochs; a learning rate of the actor of 3e-4
-(1e-4), constant in MOPO, as its authors have it; batches of 64 for COMBO and MOBILE (256), whose updates cost most.
-MBPO is MOPO without its penalty. Its model, MOPO's, COMBO's and MOBILE's is one, trained once for a dataset and seed. A
-place to start one's own comparison from: `--data` takes replay buffers of one's own. benchmark/results/standin/ has
-what it gave.
+(1e-4), constant in MOPO, as its authors have it, and of the temperature likewise in MOPO and RAMBO; batches of 64 for
+COMBO and MOBILE (256), whose updates cost most. MBPO is MOPO without its penalty. Its model, MOPO's, COMBO's and
+MOBILE's is one, trained once for a dataset and seed. A place to start one's own comparison from: `--data` takes replay
+buffers of one's own. benchmark/results/standin/ has what it gave.
 
 Run: python benchmark/model_based_small.py --standin [--data hopper-medium-replay-v2=replay.npz] [--dry-run]
 """

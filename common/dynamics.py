@@ -134,22 +134,25 @@ class Ring(nn.Module):
         super().__init__()
         self.capacity = capacity
         self.register_buffer("rows", torch.zeros(capacity + 1, width))  # the last one takes what is not kept
-        self.register_buffer("head", torch.zeros((), dtype=torch.int64))  # where the next row goes
-        self.register_buffer("size", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of rows that ever came
+
+    @property
+    def size(self) -> Tensor:
+        """Number of rows in it, a scalar on the device."""
+        return self.count.clamp(max=self.capacity)
 
     def append(self, rows: Tensor, keep: Tensor) -> None:
         """Those of the rows (n, width) that `keep` (n,) bool marks, in their order; n is at most the capacity."""
-        place = (self.head + keep.cumsum(0) - 1) % self.capacity
+        place = (self.count + keep.cumsum(0) - 1) % self.capacity
         place = torch.where(keep, place, self.capacity)
         self.rows.index_copy_(0, place, torch.where(keep[:, None], rows, 0.0))
-        count = keep.sum()
-        self.head.add_(count).remainder_(self.capacity)
-        self.size.add_(count).clamp_(max=self.capacity)
+        self.count.add_(keep.sum())
 
     def sample(self, batch_size: int, rng: torch.Generator) -> Tensor:
         """Rows (batch_size, width), uniform with replacement."""
-        place = torch.rand(batch_size, generator=rng, device=self.rows.device) * self.size
-        return self.rows[torch.minimum(place.long(), self.size - 1)]
+        size = self.size
+        place = torch.rand(batch_size, generator=rng, device=self.rows.device) * size
+        return self.rows[torch.minimum(place.long(), size - 1)]
 
 
 def split(data: Dataset, preset: Preset, seed: int) -> tuple[Tensor, Tensor]:

@@ -373,7 +373,7 @@ def test_ring_is_first_in_first_out():
         rows, keep = torch.randn(7, 2, generator=g), torch.rand(7, generator=g) < 0.6
         ring.append(rows, keep)
         kept = (kept + [row.tolist() for row in rows[keep]])[-10:]
-        start = 0 if ring.size < 10 else int(ring.head)
+        start = 0 if ring.size < 10 else int(ring.count)
         order = [(start + i) % 10 for i in range(int(ring.size))]
         assert [ring.rows[i].tolist() for i in order] == kept, k
     assert (ring.rows[10] == 0).all()

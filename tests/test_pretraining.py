@@ -85,7 +85,12 @@ def test_a_kill_inside_an_epoch(step, run, monkeypatch):
 
 
 def test_what_is_shared_and_what_is_not(run, monkeypatch):
-    """Data, seed and preset make another model; so does another version."""
+    """Data, seed and preset make another model; so does another version. Each alone: also a seed with the other's initial weights, and
+    data that differ in a reward, of which the scaler knows nothing."""
+    other = make_data(100)
+    other.reward[7] += 1
+    weights = fit().model
+    assert len({pretraining._key(Fit(weights, data, PRESET, seed), seed) for data, seed in ((make_data(100), 0), (make_data(100), 1), (other, 0))}) == 3
     keys = {pretraining._key(one, seed) for one, seed in (
         (fit(), 0), (fit(seed=1), 1), (fit(make_data(100, seed=1)), 0), (fit(preset=replace(PRESET, lr=1e-4)), 0))}
     assert len(keys) == 4 and pretraining._key(fit(), 0) in keys
@@ -255,5 +260,5 @@ def test_checkpoints_hold_the_ring_and_the_model(tmp_path):
     code, _, err = run_script(SCRIPT, *common_flags(tmp_path, "runs", 5, 5), *FLAGS["mopo"], "--eval-workers", 0)
     assert code == 0, err
     (agent,) = torch.load(only_folder(tmp_path / "runs") / "checkpoint.pt", weights_only=True)["agents"]
-    assert agent["ring"]["rows"].shape == (2 * 2 * 10 + 1, 2 * 11 + 3 + 2) and agent["ring"]["size"] > 0 and "elites" in agent["model"]
+    assert agent["ring"]["rows"].shape == (2 * 2 * 10 + 1, 2 * 11 + 3 + 2) and agent["ring"]["count"] > 0 and "elites" in agent["model"]
     assert_equal_trees(agent["ring"]["rows"][-1], torch.zeros(27))
