@@ -152,6 +152,8 @@ class Pretraining:
         fit, run, saved = self.fit, self.run, time.monotonic()
         begin = saved - self.seconds
         advance = side_by_side([fit])
+        print(f"{fit.name}, seed {self.seed}: {fit.steps:,} steps an epoch, progress in "
+              f"{run.folder / fit.name}.csv", flush=True)
         with tqdm(total=fit.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
             while not fit.done:
                 bar.set_description(f"{fit.name}, seed {self.seed}, epoch {fit.epoch}")

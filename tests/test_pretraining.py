@@ -58,7 +58,8 @@ def test_a_model_is_trained_once(run, capsys):
     rows = list(csv.DictReader(log.decode().splitlines()))
     assert len(rows) == 4 * 7 and rows[-1]["epoch"] == "3" and rows[-1]["seed"] == "0" and float(rows[0]["holdout"]) > 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == out[1] and out[0].startswith("model, seed 0: 4 epochs, held-out error ") and "of --model-epochs" in out[0]
+    assert out[0] == f"model, seed 0: 5 steps an epoch, progress in {run.folder}/model.csv"
+    assert out[1] == out[2] and out[1].startswith("model, seed 0: 4 epochs, held-out error ") and "of --model-epochs" in out[1]
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 13])
