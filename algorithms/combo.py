@@ -70,7 +70,7 @@ from torch import Tensor, nn
 from common import InputError, friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
-from common.dynamics import Ensemble, Fit, Preset, Ring, shuffle
+from common.dynamics import Ensemble, Fit, Preset, Ring, shuffle, split
 from common.graph import side_by_side
 from common.pretraining import pretrain
 from common.run import Run
@@ -209,6 +209,7 @@ class COMBO:
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         init = torch.Generator().manual_seed(seed)  # its own: one model, whatever the networks above
         self.model = Ensemble(data.obs_size, data.action_size, MODEL, init).to(data.device)
+        split(data, MODEL, seed)  # too few rows end here, before there is a folder
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)

@@ -59,7 +59,7 @@ from torch import Tensor, nn
 from common import friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
-from common.dynamics import Ensemble, Fit, Preset, Ring, draw
+from common.dynamics import Ensemble, Fit, Preset, Ring, draw, split
 from common.graph import side_by_side
 from common.pretraining import pretrain
 from common.run import Run
@@ -188,6 +188,7 @@ class MOPO:
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         init = torch.Generator().manual_seed(seed)  # its own: one model, whatever the networks above
         self.model = Ensemble(data.obs_size, data.action_size, MODEL, init).to(data.device)
+        split(data, MODEL, seed)  # too few rows end here, before there is a folder
         capacity = args.retain * args.rollout_length * args.rollout_batch
         self.ring = Ring(capacity, data.rows.shape[1]).to(data.device)
         self.real = int(args.batch_size * args.real_ratio)  # rows of a batch

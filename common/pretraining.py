@@ -193,7 +193,8 @@ class Pretraining:
             told = False
             while (held := lock(place)) is None:
                 if not told:
-                    print(f"{self.fit.name}, seed {self.seed}: another process trains the same one; waiting for it")
+                    print(f"{self.fit.name}, seed {self.seed}: another process trains the same one; waiting for it",
+                          flush=True)
                 told = True
                 if self.run.stop:
                     raise KeyboardInterrupt(f"stopped; continue with {self.run.command()}")
@@ -213,20 +214,27 @@ class Pretraining:
             return
         state = {"step": self.fit.step, "seconds": self.seconds, "key": self.key, "header": self.header,
                  "lines": self.lines, "agents": [snapshot(what or self.fit)]} | facts
-        with whole(self.path) as file:
-            save_sealed(state, file)
+        try:
+            with whole(self.path) as file:
+                save_sealed(state, file)
+        except InputError as error:  # training goes on: what it has learned so far is worth more than the file
+            print(f"warning: the {self.fit.name} is not kept ({error.__context__}); free space, or set SOLO_CACHE to "
+                  "another folder", flush=True)
 
     def _restored(self) -> dict:
         if self.path is None or not os.path.lexists(self.path):
             return {"done": False}
-        state = read_checkpoint(self.path)
         try:
+            state = read_checkpoint(self.path)
             if state["key"] != self.key:
                 raise ValueError("it is of other data, or of another version")
             snapshot(self._kept() if state["done"] else self.fit, state["agents"][0])
             self.header, self.lines, self.seconds = state["header"], state["lines"], state["seconds"]
+        except InputError as error:
+            raise InputError(f"{error}; then continue with {self.run.command()}") from None
         except Exception as error:
-            raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again") from None
+            raise InputError(f"{self.path}: cannot be used ({error}); delete it, and it is made again by "
+                             f"{self.run.command()}") from None
         return state
 
 

@@ -158,7 +158,7 @@ def test_a_broken_file(damage, message, run):
     damage(path)
     with pytest.raises(InputError, match=message) as error:
         pretrain(run, [fit])
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "python mopo.py --resume run" in str(error.value)
 
 
 def test_a_file_of_another_version_under_this_ones_name(run, monkeypatch):
@@ -183,6 +183,35 @@ def test_without_a_writable_cache(run, monkeypatch, tmp_path, capsys):
     pretrain(run, [lambda: trained])
     out = capsys.readouterr().out
     assert "warning: the model is not kept" in out and trained.done and (run.folder / "model.csv").exists()
+
+
+def test_a_cache_that_fills_up(run, monkeypatch, capsys):
+    """Training goes on without it, and says so; the file that was there before stays, and the last save is tried as all others."""
+    saved, save, full = [], pretraining.save_sealed, {3, 4, 5}
+
+    def sealed(state, file):
+        saved.append(state["step"])
+        if state["step"] in full:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(pretraining, "save_sealed", sealed)
+    update = Fit.update
+    monkeypatch.setattr(Fit, "update", lambda self, log=True: (_ for _ in ()).throw(Stop()) if self.step == 5 else update(self, log))
+    with pytest.raises(Stop):
+        pretrain(run, [fit])
+    assert capsys.readouterr().out.count("warning: the model is not kept ([Errno 28] No space left on device); free space") == 3
+    monkeypatch.setattr(Fit, "update", update)
+    full.clear()
+    saved.clear()
+    trained = fit()
+    pretrain(run, [lambda: trained])
+    assert saved[0] == 3 and trained.done and len(kept_files()) == 1 and not list(kept_files()[0].parent.glob("*.part"))
+    again = fit()
+    again.update = None
+    pretrain(run, [lambda: again])
+    assert torch.equal(parameters(trained.model), parameters(again.model)) and "not kept" not in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_and_names_the_command(run):
@@ -250,10 +279,13 @@ def test_flags_out_of_range(flag, value, tmp_path):
     assert code == 2 and err.startswith(f"error: {flag} {value}") and not (tmp_path / "runs").exists()
 
 
-def test_too_few_rows(tmp_path):
+@pytest.mark.parametrize("name", ["mopo", "combo", "mobile", "rambo"])
+def test_too_few_rows(name, tmp_path):
+    """One line, and no run's folder is left behind."""
     write_npz(tmp_path / "mine.npz", rows=4)
-    code, _, err = run_script(SCRIPT, "--env", tmp_path / "mine.npz", "--eval-env", "hopper-medium-v2", "--runs", tmp_path / "runs", "--updates", 2)
-    assert code == 2 and "4 rows are too few for a model" in err and err.count("\n") == 1
+    code, _, err = run_script(ROOT / f"algorithms/{name}.py", "--env", tmp_path / "mine.npz", "--eval-env", "hopper-medium-v2", "--runs",
+                              tmp_path / "runs", "--updates", 2)
+    assert code == 2 and "4 rows are too few for a model" in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 def test_checkpoints_hold_the_ring_and_the_model(tmp_path):
