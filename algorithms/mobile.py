@@ -88,7 +88,7 @@ class Args(RunArgs):
     alpha: Annotated[float | None, within("(0, 1]")] = None  # in (5), fixed; default: trained
     gamma: Fraction = 0.99  # discount in (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
-    model_epochs: Size | None = None  # most epochs of the model's training; default: until it stops improving
+    model_epochs: Annotated[int | None, within("[1, 1e6]")] = None  # most of the model; default: all it needs
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
 
     def __post_init__(self):

@@ -279,6 +279,12 @@ def test_flags_out_of_range(flag, value, tmp_path):
     assert code == 2 and err.startswith(f"error: {flag} {value}") and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["mopo", "combo", "mobile", "rambo", "morel"])
+def test_help_shows_the_range_of_the_epochs(name):
+    code, out, _ = run_script(ROOT / f"algorithms/{name}.py", "--help")
+    assert code == 0 and "--model-epochs [1, 1e6]" in out
+
+
 @pytest.mark.parametrize("name", ["mopo", "combo", "mobile", "rambo"])
 def test_too_few_rows(name, tmp_path):
     """One line, and no run's folder is left behind."""
