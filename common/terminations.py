@@ -79,9 +79,9 @@ def termination(name: str, env: str, eval_env: str, obs_size: int) -> Callable[[
     robot = robot_of(env, eval_env) if name == "auto" else name
     rule = "never" if robot in NEVER else robot
     if rule not in RULES:
-        whose = "own data" if own_file(env) else robot
-        raise InputError(f"--termination {name}: there is no rule for {whose}; choose from auto, {', '.join(RULES)}, "
-                         "or write one in a copy of the file")
+        whose = "own data; name its task by --eval-env" if own_file(env) else robot
+        raise InputError(f"--termination {name}: there is no rule for {whose}; choose from {', '.join(RULES)}, or "
+                         "write one in a copy of the file")
     if obs_size != SIZES.get(rule, obs_size):
         raise InputError(f"--termination {rule}: observations have {SIZES[rule]} numbers there, and {obs_size} in "
                          f"{env}")
