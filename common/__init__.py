@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import math
 import os
 import re
@@ -14,6 +15,12 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for workers: numpy does little here, torch has threads of its own
+
+
+def __getattr__(name):
+    if name == "load":  # `from common import load`; nobody else waits for what that imports, which begins with this
+        return importlib.import_module("common.loading").load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class InputError(ValueError):

@@ -79,6 +79,7 @@ class Run:
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),
+                  "action_size": self.data.action_size,
                   "threads": torch.get_num_threads(), "wandb_id": re.sub("[^A-Za-z0-9_-]", "-", name)[-128:]}
         with writing(folder := self.args.runs / name):
             folder.mkdir(parents=True)

@@ -5,24 +5,19 @@ A run folder may be somebody else's: what it holds is data. Nothing that it name
 
 import contextlib
 import hashlib
-import importlib.util
-import inspect
 import io
 import json
 import os
-import shlex
 import sys
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from common import InputError
+from common import InputError, loading
 from common.args import parse, read_config
 from common.checkpoint import check_fit, read_checkpoint
-from common.data import Dataset
 from common.files import text_of
+from common.loading import agent_class, load_script  # noqa: F401
 from common.physics import version, with_version
 
 ROOT = Path(__file__).parents[2]
@@ -84,29 +79,15 @@ class Run:
     def seeds(self) -> list[int]:
         return self.config["args"]["seeds"]
 
-    @cached_property
-    def words(self) -> list[str]:
-        """Its command, split: the file that it was started with, and flags."""
-        try:
-            return shlex.split(self.config["command"]) or [""]
-        except ValueError:  # a quote that never ends
-            return self.config["command"].split() or [""]
-
     @property
     def script(self) -> str:
-        """The file that trained it, or the project's of that name where that is not here: a name that tells copies
-        apart, never a file to load (`file_of` gives that)."""
-        started = self.words[0]
-        copy = Path(started).stem == self.algorithm and os.path.exists(started)
-        try:
-            return os.path.realpath(started if copy else script_of(self.algorithm))
-        except ValueError:  # signs that no file's name has
-            return self.algorithm
+        """The name of the file that trained it (common/loading.py)."""
+        return loading.trained_by(self.config)
 
     @property
     def flags(self) -> dict[str, str]:
         """The flags of its command that change a score, `config` among them."""
-        given, without = flags(self.words[1:]), IGNORED - {"config"}
+        given, without = flags(loading.words(self.config)[1:]), IGNORED - {"config"}
         return {name: value for name, value in given.items() if name.replace("-", "_") not in without}
 
     @property
@@ -306,61 +287,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / size:.1f} {unit}"
 
 
-def file_of(run: Run, scripts: dict[str, Path] = {}) -> Path:
-    """The file to load for a run: the user's of its name, `scripts` {algorithm: file}, or the project's own.
-
-    InputError: it was trained by another file. That one is not loaded, whoever left the run folder might have left it.
-    """
-    own = {path.stem: path for path in (ROOT / "algorithms").glob("*.py")}
-    if run.algorithm in scripts:
-        return scripts[run.algorithm]
-    if run.algorithm not in own:
-        raise InputError(f"{run.folder}: was trained by {run.algorithm}.py, which is not in algorithms/; name it with "
-                         f"--script {run.algorithm}.py")
-    if run.script != os.path.realpath(own[run.algorithm]):
-        raise InputError(f"{run.folder}: was trained by another {run.algorithm}.py than the one in algorithms/; name "
-                         "the one to load with --script")
-    return own[run.algorithm]
-
-
 def load_agent(run: Run, seed: int, action_size: int, device: str = "cpu", scripts: dict[str, Path] = {}):
-    """The agent of one seed as its checkpoint has it: `actor`, `critics` and `value`, where it has them; the rest is
-    untrained. `scripts`: files of the user's, as `file_of` has them.
-
-    InputError: no checkpoint, no such seed, the algorithm's file is gone or no longer has the networks it had.
-    """
-    if seed not in run.seeds:
-        raise InputError(f"{run.folder}: has no seed {seed}, only {' '.join(map(str, run.seeds))}")
-    if "obs_std" not in run.config:
-        raise InputError(f"{run.folder}: its config.json has no `obs_std`, an older version made it; train it again")
-    module, saved = load_script(file_of(run, scripts)), run.checkpoint["agents"][run.seeds.index(seed)]
-    cls = agent_class(module)
-    try:
-        obs_std = torch.tensor(run.config["obs_std"], dtype=torch.float32)
-        if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
-            raise ValueError("its obs_std is no std")
-        rows = torch.zeros(10, 2 * len(obs_std) + action_size + 2)  # so many that rambo.py can hold one out
-        data = Dataset(run.config["args"]["env"], run.config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
-                       action_size, torch.tensor([[0, 10]]))
-        data.obs_std = obs_std.to(device)
-        agent = cls(module.Args(**run.config["args"] | {"seeds": tuple(run.seeds), "device": device}), data, seed)
-        for name in ("actor", "critics", "value"):
-            if isinstance(getattr(agent, name, None), torch.nn.Module):
-                getattr(agent, name).load_state_dict(saved[name])
-                getattr(agent, name).requires_grad_(False)
-    except Exception as error:  # values of a config.json can be anything
-        raise InputError(f"{run.folder}: its networks do not fit {module.__file__} ({type(error).__name__}: {error}); "
-                         f"use the version that trained it, {run.config.get('git') or 'unknown'}") from None
-    return agent
-
-
-def agent_class(module):
-    """The agent of an algorithm's file. InputError: it has none, or several."""
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and hasattr(c, "update")
-               and list(inspect.signature(c).parameters) == ["args", "data", "seed"]]
-    if len(classes) != 1:
-        raise InputError(f"{module.__file__}: needs one agent class with update() and __init__(args, data, seed)")
-    return classes[0]
+    """The agent of one seed, as common/loading.py has it. InputError: no checkpoint, no such seed, another file."""
+    return loading.load_agent(run.folder, run.config, run.checkpoint["agents"], seed, action_size, device, scripts)
 
 
 def arguments(algorithm: str, words: list[str]):
@@ -373,18 +302,3 @@ def arguments(algorithm: str, words: list[str]):
                if name.isupper() and isinstance(table, dict) and name != "PAPER"}
     with contextlib.redirect_stdout(io.StringIO()):
         return parse(module.Args, module.PAPER, words, here=False, **configs)
-
-
-@cache
-def load_script(path: Path):
-    """An algorithm's file as a module, wherever it lies. InputError: it is not there, or cannot be loaded."""
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    name = f"{path.stem}_{abs(hash(path.resolve())):x}"  # no other module's, whatever the file is called
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
-        raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
-    return module

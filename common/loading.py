@@ -1,0 +1,181 @@
+"""Trained policies, to act with: `load` takes a run folder of any algorithm, and needs no dataset.
+
+    from common import load
+    policy = load("runs/td3_bc-hopper-medium-v2-20261121-091549-151")
+    action = policy.act(obs)
+
+A run folder is data, whoever made it: only files of this project are loaded for it, or one that is named by hand.
+"""
+
+import importlib.util
+import inspect
+import os
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common import InputError
+from common.args import read_config
+from common.checkpoint import check_fit, read_checkpoint
+from common.data import Dataset
+from common.evaluation import action_bounds
+from common.physics import make_env
+
+ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
+
+
+class Policy(nn.Module):
+    """The deterministic policy of a trained agent, from the environment's observations to the environment's actions.
+
+    `actor`: the agent's own, which has its input normalisation inside and gives actions in [-1, 1]; `low`, `high`: (A,),
+    the bounds of the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
+    """
+
+    def __init__(self, actor: nn.Module, low: Tensor, high: Tensor, config: dict, seed: int):
+        super().__init__()
+        self.actor, self.config, self.seed = actor, config, seed
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Observations (B, S) -> actions (B, A); what TorchScript and ONNX take."""
+        return self.low + (self.actor.act(obs).clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+
+    @torch.no_grad()
+    def act(self, obs):
+        """Observations (..., S), an array or a tensor -> actions (..., A), likewise."""
+        x = torch.as_tensor(obs, dtype=torch.float32, device=self.low.device)
+        action = self(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        return action if isinstance(obs, Tensor) else action.cpu().numpy()
+
+
+def load(folder, seed: int | None = None, script=None, device: str = "cpu") -> Policy:
+    """The policy of a run folder as its last checkpoint has it, whether the run is finished or not.
+
+    `seed`: whose, by default the run's first; `script`: the user's own algorithm file that trained it, if one did.
+    InputError: no run, no checkpoint, no such seed, a file that is not the project's, networks of another version.
+    """
+    folder = Path(folder)
+    config, script = read_config(folder), script and Path(script)
+    if not os.path.lexists(folder / "checkpoint.pt"):
+        raise InputError(f"{folder}: has no checkpoint yet; let it train (--resume {folder})")
+    saved = read_checkpoint(folder / "checkpoint.pt", mmap=True)
+    try:
+        check_fit(saved, config)
+        bounds = action_bounds(config["data"])
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{folder}: {error}; its checkpoint is of another run, or changed") from None
+    seed, scripts = config["args"]["seeds"][0] if seed is None else seed, {script.stem: script} if script else {}
+    size = action_size(folder, config)
+    agent = load_agent(folder, config, saved["agents"], seed, size, device, scripts)
+    try:
+        low, high = (torch.tensor(b, dtype=torch.float32).expand(size) for b in bounds or (-1.0, 1.0))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: its config.json has no bounds of actions ({error})") from None
+    return Policy(agent.actor.eval(), low.clone().to(device), high.clone().to(device), config, seed).to(device)
+
+
+def action_size(folder: Path, config: dict) -> int:
+    """A, the dimensions of a run's actions. InputError: an older run, of which no simulator tells it."""
+    if type(size := config.get("action_size")) is int and 0 < size < 10**6:
+        return size
+    if not config["task"]:
+        raise InputError(f"{folder}: an older version made it, and its config.json has no `action_size`; train it again")
+    return make_env(config["task"], "stock" if config["physics"] == "stock" else "d4rl").action_space.shape[0]
+
+
+def trained_by(config: dict) -> str:
+    """The file that trained a run, or the project's of that name where that is not here: a name that tells copies
+    apart, never a file to load (`file_of` gives that)."""
+    started = words(config)[0]
+    try:
+        copy = Path(started).stem == config["algorithm"] and os.path.exists(started)
+        return os.path.realpath(started if copy else ALGORITHMS / f"{config['algorithm']}.py")
+    except ValueError:  # signs that no file's name has
+        return config["algorithm"]
+
+
+def words(config: dict) -> list[str]:
+    """A run's command, split: the file that it was started with, and flags."""
+    try:
+        return shlex.split(config["command"]) or [""]
+    except ValueError:  # a quote that never ends
+        return config["command"].split() or [""]
+
+
+def file_of(folder: Path, config: dict, scripts: dict[str, Path] = {}) -> Path:
+    """The file to load for a run: the user's of its name, `scripts` {algorithm: file}, or the project's own.
+
+    InputError: it was trained by another file. That one is not loaded, whoever left the run folder might have left it.
+    """
+    own, algorithm = {path.stem: path for path in ALGORITHMS.glob("*.py")}, config["algorithm"]
+    if algorithm in scripts:
+        return scripts[algorithm]
+    if algorithm not in own:
+        raise InputError(f"{folder}: was trained by {algorithm}.py, which is not in algorithms/; name it with --script "
+                         f"{algorithm}.py")
+    if trained_by(config) != os.path.realpath(own[algorithm]):
+        raise InputError(f"{folder}: was trained by another {algorithm}.py than the one in algorithms/; name the one to "
+                         "load with --script")
+    return own[algorithm]
+
+
+def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action_size: int, device: str = "cpu",
+               scripts: dict[str, Path] = {}):
+    """The agent of one seed as its checkpoint's `agents` have it: `actor`, `critics` and `value`, where it has them; the
+    rest is untrained. `scripts`: files of the user's, as `file_of` has them.
+
+    InputError: no such seed, the algorithm's file is gone or no longer has the networks it had.
+    """
+    seeds = config["args"]["seeds"]
+    if seed not in seeds:
+        raise InputError(f"{folder}: has no seed {seed}, only {' '.join(map(str, seeds))}")
+    if "obs_std" not in config:
+        raise InputError(f"{folder}: its config.json has no `obs_std`, an older version made it; train it again")
+    module, saved = load_script(file_of(folder, config, scripts)), agents[seeds.index(seed)]
+    cls = agent_class(module)
+    try:
+        obs_std = torch.tensor(config["obs_std"], dtype=torch.float32)
+        if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
+            raise ValueError("its obs_std is no std")
+        rows = torch.zeros(10, 2 * len(obs_std) + action_size + 2)  # so many that rambo.py can hold one out
+        data = Dataset(config["args"]["env"], config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
+                       action_size, torch.tensor([[0, 10]]))
+        data.obs_std = obs_std.to(device)
+        agent = cls(module.Args(**config["args"] | {"seeds": tuple(seeds), "device": device}), data, seed)
+        for name in ("actor", "critics", "value"):
+            if isinstance(getattr(agent, name, None), nn.Module):
+                getattr(agent, name).load_state_dict(saved[name])
+                getattr(agent, name).requires_grad_(False)
+    except Exception as error:  # values of a config.json can be anything
+        raise InputError(f"{folder}: its networks do not fit {module.__file__} ({type(error).__name__}: {error}); use "
+                         f"the version that trained it, {config.get('git') or 'unknown'}") from None
+    return agent
+
+
+def agent_class(module):
+    """The agent of an algorithm's file. InputError: it has none, or several."""
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and hasattr(c, "update")
+               and list(inspect.signature(c).parameters) == ["args", "data", "seed"]]
+    if len(classes) != 1:
+        raise InputError(f"{module.__file__}: needs one agent class with update() and __init__(args, data, seed)")
+    return classes[0]
+
+
+@cache
+def load_script(path: Path):
+    """An algorithm's file as a module, wherever it lies. InputError: it is not there, or cannot be loaded."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    name = f"{path.stem}_{abs(hash(path.resolve())):x}"  # no other module's, whatever the file is called
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code
+        raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
+    return module
