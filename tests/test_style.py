@@ -91,7 +91,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in APART}
-    assert sum(lines.values()) - lines["physics.py"] <= 1875 and max(lines.values()) <= 350, lines  # a simulator has the lines that it needs
+    assert sum(lines.values()) - lines["physics.py"] <= 1890 and max(lines.values()) <= 350, lines  # a simulator has the lines that it needs
     for path in ALGORITHMS + COMMON + SCRIPTS + ENGINE:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
