@@ -31,8 +31,8 @@ ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
 class Policy(nn.Module):
     """The deterministic policy of a trained agent, from the environment's observations to the environment's actions.
 
-    `actor`: the agent's own, which has its input normalisation inside and gives actions in [-1, 1]; `low`, `high`: (A,),
-    the bounds of the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
+    `actor`: the agent's own, with its input normalisation inside and actions in [-1, 1]; `low`, `high`: (A,), the bounds
+    of the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
     """
 
     def __init__(self, actor: nn.Module, low: Tensor, high: Tensor, config: dict, seed: int):
@@ -84,7 +84,7 @@ def action_size(folder: Path, config: dict) -> int:
     if type(size := config.get("action_size")) is int and 0 < size < 10**6:
         return size
     if not config["task"]:
-        raise InputError(f"{folder}: an older version made it, and its config.json has no `action_size`; train it again")
+        raise InputError(f"{folder}: its config.json has no `action_size`, an older version made it; train it again")
     return make_env(config["task"], "stock" if config["physics"] == "stock" else "d4rl").action_space.shape[0]
 
 
@@ -119,15 +119,15 @@ def file_of(folder: Path, config: dict, scripts: dict[str, Path] = {}) -> Path:
         raise InputError(f"{folder}: was trained by {algorithm}.py, which is not in algorithms/; name it with --script "
                          f"{algorithm}.py")
     if trained_by(config) != os.path.realpath(own[algorithm]):
-        raise InputError(f"{folder}: was trained by another {algorithm}.py than the one in algorithms/; name the one to "
-                         "load with --script")
+        raise InputError(f"{folder}: was trained by another {algorithm}.py than the one in algorithms/; name the one "
+                         "to load with --script")
     return own[algorithm]
 
 
 def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action_size: int, device: str = "cpu",
                scripts: dict[str, Path] = {}):
-    """The agent of one seed as its checkpoint's `agents` have it: `actor`, `critics` and `value`, where it has them; the
-    rest is untrained. `scripts`: files of the user's, as `file_of` has them.
+    """The agent of one seed as its checkpoint's `agents` have it: `actor`, `critics` and `value`, where it has them; it is
+    untrained otherwise. `scripts`: files of the user's, as `file_of` has them.
 
     InputError: no such seed, the algorithm's file is gone or no longer has the networks it had.
     """
