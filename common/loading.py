@@ -31,8 +31,8 @@ ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
 class Policy(nn.Module):
     """The deterministic policy of a trained agent, from the environment's observations to the environment's actions.
 
-    `actor`: the agent's own, with its input normalisation inside and actions in [-1, 1]; `low`, `high`: (A,), the bounds
-    of the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
+    `actor`: the agent's own, with its input normalisation inside and actions in [-1, 1]; `low`, `high`: (A,), bounds of
+    the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
     """
 
     def __init__(self, actor: nn.Module, low: Tensor, high: Tensor, config: dict, seed: int):
@@ -126,8 +126,8 @@ def file_of(folder: Path, config: dict, scripts: dict[str, Path] = {}) -> Path:
 
 def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action_size: int, device: str = "cpu",
                scripts: dict[str, Path] = {}):
-    """The agent of one seed as its checkpoint's `agents` have it: `actor`, `critics` and `value`, where it has them; it is
-    untrained otherwise. `scripts`: files of the user's, as `file_of` has them.
+    """The agent of one seed as a checkpoint's `agents` have it: `actor`, `critics` and `value`, where it has them; the
+    rest is untrained. `scripts`: files of the user's, as `file_of` has them.
 
     InputError: no such seed, the algorithm's file is gone or no longer has the networks it had.
     """
