@@ -1,19 +1,19 @@
-"""ARMOR: Adversarial Model for Offline RL. Bhardwaj, Xie, Boots, Jiang, Cheng, NeurIPS 2023, arXiv:2302.11048.
+"""ARMOR: Adversarial Model for Offline RL. Bhardwaj et al., NeurIPS 2023, arXiv:2302.11048.
 
-Given data and any reference policy, for instance the one in use, ARMOR looks for a policy that is at least as
-good in every world that agrees with the data. It plays ATAC's game in a learned model. The adversary owns the
-model and two critics. As far as the data allow, it bends them so that the actor looks bad beside the reference.
-Where the data are silent it can invent a world in which any other action is bad, and the actor copies the
-reference there. Where the data speak, the actor improves on it. One model is enough: the adversary makes it
-pessimistic, not a disagreement among several.
+Given data and a reference policy, for instance the one in use, ARMOR looks for a policy that is at least as
+good in every world that agrees with the data. It plays ATAC's game in a learned model. An adversary owns the
+model and two critics. As far as the data allow, it bends them so that the actor looks bad beside the
+reference. Where the data are silent it can invent a world in which any other action is bad, and the actor
+copies the reference. Where the data speak, the actor improves on it. One model is enough: what makes it
+pessimistic is the adversary, not the disagreement of several.
 
-Qk, the paper's f, is critic k of two. A prime on Q marks a target network. The model M gives for a state s and
-an action a the reward R, and the mean mu and the std sigma of the standardised change of the state, S numbers
-each: z = (s' - s - m) / c, with m and c the data's mean and std of s' - s. d = 1 where M's next state ends the
-episode. mean_b is the mean over a batch; i counts the S numbers of z, or the A dimensions of an action. pi
-gives the mean and std of a Gaussian variable u, and the action is tanh(u); H is its entropy, alpha the weight
-of H. a~ and a' are draws from pi at s and s', a^ is one of the reference at s; a gradient passes through a~ in
-(6) and (7) alone. The game's rows are half real states and actions, half from the pairs below.
+Qk, the paper's f, is critic k of two. A prime on Q marks a target network. The model M gives for a state s
+and an action a the reward R, and mean mu and std sigma of the standardised change of the state, S numbers
+each: z = (s' - s - m) / c, where m and c are the data's mean and std of s' - s. d = 1 where M's next state
+ends the episode. mean_b is the mean over a batch; i counts the S numbers of z, or the A dimensions of an action. pi
+gives the mean and std of a Gaussian variable u, and the action is tanh(u). H is its entropy, and alpha is the
+weight of H. a~ and a' are draws from pi at s and s', and a^ is one of the reference at s; a gradient passes
+through a~ in (6) and (7) alone. A batch of the game is B real pairs (s, a), and B from the buffer below.
 
     y = R + gamma (1 - d) min_k Qk'(s', a')                                                                (1)
     E_k = w mean_b (Qk(s, a) - y)^2 + (1 - w) mean_b (Qk(s, a) - R - gamma (1 - d) Qk(s', a'))^2           (2)
@@ -26,54 +26,55 @@ of H. a~ and a' are draws from pi at s and s', a^ is one of the reference at s; 
     nsum(x, y, c) = (x + c y) / max(1, c)                                                                  (9)
     s' = s + m + c (mu + sigma xi),  xi ~ N(0, I)                                                         (10)
     log sigma^2 = l + softplus(v' - l),  v' = h - softplus(h - v);  v is M's own, l = -10, h = 0.5        (11)
-    fit = mean_b [(sum_i (z_i - mu_i)^2 / sigma_i^2 + log sigma_i^2) / 2 S + omega (R - r)^2],  real rows (12)
+    fit = mean_b [mean_i ((z_i - mu_i)^2 / sigma_i^2 + log sigma_i^2) / 2 + omega (R - r)^2], real pairs  (12)
 
-One backward pass of (3) serves both: the critics learn by G and E, the model by E, through R and s', and by
-the fit. The model's gradient is divided by max(1, lambda). What ties R to the data is lambda omega alone: the
-best R is (g_1 + g_2 + 2 lambda omega r) / (2 + 2 lambda omega), with g_k = Qk - gamma (1 - d) Qk'. If it is
-small, the model agrees with any critics, and nothing tells but holdout and reward_error, below. Two banks of
-B simulated states, one led by pi and one by the reference, go on one step with each update. What is tried
-there, (s, a) alone, becomes a pair; whenever it is drawn, M tells its reward and next state anew. A bank's
-states begin anew from the data's every H updates, or where an episode ends, or 10 std from the data's mean.
+One backward pass of (3) serves both: the critics learn from G and E, the model from E, through R and s', and
+from the fit. Nothing but lambda omega ties R to the data: the best R is (g_1 + g_2 + 2 lambda omega r) / (2 +
+2 lambda omega), with g_k = Qk - gamma (1 - d) Qk'. If it is small, the model agrees with any critics, and
+only holdout and reward_error, below, tell. Two banks of B simulated states, one led by pi and one by the
+reference, go on one step in each update. What is tried there, (s, a) alone, goes into the buffer; M tells
+reward and next state anew whenever a pair is drawn. All states begin anew, from real ones, every H updates;
+one also where its episode ends, and where it is 10 std from the data's mean.
 
-Paper / authors' code / here (no code was published, only a README; ATAC's is the same group's):
-- The paper has (1) to (3), (7), (8), one model, both banks, pairs without rewards, a restart every H updates.
-- ATAC's code has the networks, (4) to (6), (9), w, C, learning rates, gamma, tau, and the warm start. There the
-  loss (3) is of real rows as they are stored, without G and the fit. After it all is as in atac.py.
-- Ours, and checked by nobody: M, but for its layers, recalled and unverified; its first fit; an end d by a rule
-  for real rows too, or as stored (--stored-ends); the division by max(1, lambda); batch sizes, lambda, omega,
-  H, the number of pairs, where states begin anew; that 1,000 rows are held out of everything.
+Paper / authors' code / here (no code was published; ATAC's is the same group's):
+- The paper has (1) to (3), (7), (8), the single model, both banks, pairs without rewards, and the restarts.
+- ATAC's code has the networks, (4) to (6), (9), w, C, gamma, tau, the learning rates, and the warm start: (3)
+  has neither G nor the fit there, and E has the data's r, s' and d. After it all is renewed as in atac.py.
+- Ours, and checked by nobody: M, but for its layers (recalled, unverified), and its training before the first
+  update; d by a rule for real pairs too, or as stored (--stored-ends); batch sizes, lambda, omega, H, the
+  buffer's size, where states begin anew; that up to 1,000 rows are held out of everything.
 - (12): The paper has omega = 1 / V_max^2, V_max = max|r| / (1 - gamma): --reward-coef None. The group's code
-  MAHALO, built alike, has lambda omega = 1e5. The paper prints imagined rows here, which have no reward.
-- (3): The paper adds, and does not rescale by (9). It steps M before the critics, here both at once.
+  MAHALO, built alike, has lambda omega = 1e5. The paper prints simulated rows here, which have no r.
+- (3): The paper does not rescale it by (9), and steps M before the critics. Here the model's gradient is
+  divided by max(1, lambda), too, and all step at once.
 - No source has beta: sweep 0.25, 1, 4, 16, 64. To begin as a clone of another reference is left out.
 - A run with |Qk| above 1e5 has diverged: at the log's next row it ends, exit code 1.
 
---reference is bc, a frozen copy of the actor after the warm start; or the folder of a run of any file here; or
-an .npz file of a policy as in common/policies. It acts with its own noise and its own normalisation, without
-noise where it has none (common/reference.py). Its score stands in eval.csv beside the actor's.
+--reference is bc, a frozen copy of the actor after the warm start; or the folder of a run of any file here;
+or an .npz file of a policy as in common/policies. It acts with its own noise and its own normalisation, and
+without noise where it has none (common/reference.py). eval.csv has its score beside the actor's.
 
 Logged: critic_loss is (3) without the fit, bellman (2), pessimism G, averages over both critics. q is mean_b
 Qk(s, a). actor_loss is (6), then (7), near -q. alpha falls from 1 in a phase while the entropy H is above -A.
-fit is (12), imagined_done the mean of d. holdout is the mean of (z - mu)^2 on held-out rows, holdout_before
-what it was before the game. Healthy is holdout below twice that; where they stay equal, lambda freezes M.
-reward_error is the mean |R - r| there. In the warm start what the game alone has is 0. model.csv has (12) for
-each 1,000 steps of the first fit, in training and held out, and the other two.
+fit is (12), simulated_done the mean of d. holdout is the mean of (z - mu)^2 on held-out rows, holdout_before
+what it was before the first update. Healthy is holdout below twice that; if they stay equal, lambda freezes
+M. reward_error is the mean |R - r| there. fit and simulated_done are 0 in the warm start. model.csv has (12)
+for each 1,000 steps of M's first training, in training and held out, and the errors.
 
-Read before: atac.py (0 lines of code differ).
+Read before: atac.py (218 lines of code differ).
 Run: python algorithms/armor.py --env hopper-medium-replay-v2
 """
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from common import InputError, friendly
+from common import friendly
 from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.dynamics import Preset, Ring, split
@@ -94,8 +95,8 @@ class Args(RunArgs):
     beta: Positive = 4.0  # in (3), to be swept: see above
     fit_coef: Positive = 1e3  # lambda in (3)
     reward_coef: NonNegative | None = 1.0  # omega in (12); None: 1 / V_max^2
-    restart_every: Size = 5  # H, updates after which simulated states begin anew
-    pairs: Annotated[int, within("[2, 1e9]")] = 1_000_000  # the last simulated states and actions, which are kept
+    restart_every: Size = 5  # H, updates after which all simulated states begin anew
+    pairs: Annotated[int, within("[1, 1e9]")] = 1_000_000  # kept in the buffer; one update's at least
     batch_size: Size = 256  # B, of real rows, of pairs, and of each bank
     lr: Positive = 5e-4  # of model, critics and log_alpha, and of the actor in the warm start
     actor_lr: Positive = 5e-7  # of the actor in the game
@@ -107,20 +108,14 @@ class Args(RunArgs):
     termination: Rule = "auto"  # when imagined episodes end: as this robot's; auto: as the data's task
     stored_ends: bool = False  # d of real rows is the data's, not the rule's
 
-    def __post_init__(self):
-        if self.pairs < 2 * self.batch_size:
-            raise InputError(f"--pairs {self.pairs}: an update brings {2 * self.batch_size}, give at least as many")
-        if self.reward_coef is None and self.gamma == 1:
-            raise InputError("--reward-coef None: V_max is infinite with --gamma 1; give omega a number")
-
 
 PAPER = {f"{robot}-{level}-v2": {} for robot in ("halfcheetah", "hopper", "walker2d")  # beta: above
          for level in ("medium", "medium-replay", "medium-expert")}
 PAPER |= {f"{task}-{level}-v1": {} for task in ("pen", "hammer", "door", "relocate")
           for level in ("human", "cloned", "expert")}
 
-MODEL = Preset(hidden=(512,) * 3, decay=(0.0,) * 4, lr=1e-3, max_log_var=0.5, min_log_var=-10.0, bound_coef=0.0,
-               holdout=0.1, holdout_rows=1_000, patience=5, networks=1, elites=1)
+MODEL = Preset(hidden=(512,) * 3, decay=(0.0,) * 4, lr=1e-3, max_log_var=0.5, min_log_var=-10.0,
+               bound_coef=0.0, holdout=0.1, holdout_rows=1_000, patience=5, networks=1, elites=1)
 
 
 # same as td3_bc.py
@@ -237,36 +232,40 @@ class Model(nn.Module):
         z = torch.addcmul(mean, (0.5 * log_var).exp(), noise)
         return obs + torch.addcmul(self.change_mean, self.change_std, z)  # (10)
 
-    def fit_loss(self, batch: Batch, mean: Tensor, log_var: Tensor, reward: Tensor, reward_coef: float) -> Tensor:
-        z = (batch.next_obs - batch.obs - self.change_mean) / self.change_std
-        surprise = ((z - mean) ** 2 * (-log_var).exp() + log_var).mean()
-        return 0.5 * surprise + reward_coef * nn.functional.mse_loss(reward, batch.reward)  # (12)
+    def standard(self, batch: Batch) -> Tensor:
+        return (batch.next_obs - batch.obs - self.change_mean) / self.change_std  # z of real rows, (n, S)
+
+    def fit(self, batch: Batch, mean: Tensor, log_var: Tensor, reward: Tensor, reward_coef: float) -> Tensor:
+        surprise = (self.standard(batch) - mean) ** 2 * (-log_var).exp() + log_var
+        return 0.5 * surprise.mean() + reward_coef * nn.functional.mse_loss(reward, batch.reward)  # (12)
 
     def errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean squared error of z, mean absolute error of R."""
+        """Mean squared error of z, and mean absolute error of R."""
         mean, _, reward = self(batch.obs, batch.action)
-        z = (batch.next_obs - batch.obs - self.change_mean) / self.change_std
-        return nn.functional.mse_loss(mean, z), nn.functional.l1_loss(reward, batch.reward)
+        return (nn.functional.mse_loss(mean, self.standard(batch)),
+                nn.functional.l1_loss(reward, batch.reward))
 
 
 class Fit(Regression):
-    """What the model learns before the first update, in epochs of 1,000 steps; its best state is kept."""
+    """The model's training before the first update, in epochs of 1,000 steps; its best state stays."""
     name, kept, batches = "model", ("model",), 1_000
 
-    def __init__(self, model: Model, data: Dataset, args: Args, seed: int):
-        self.model, self.best, self.best_model, self.waited = model, 1e10, deepcopy(model), 0
+    def __init__(self, model: Model, data: Dataset, args: Args, reward_coef: float, seed: int):
+        self.model, self.best_model, self.best, self.waited = model, deepcopy(model), 1e10, 0
         train, self.holdout = split(data, MODEL, seed)
         # no other settings: a model that is kept serves every run with these
-        own = Args(batch_size=args.batch_size, reward_coef=args.reward_coef, model_epochs=args.model_epochs)
-        super().__init__(adam(model, MODEL.lr), data, train, own, args.model_epochs, seed)
+        own = Args(batch_size=args.batch_size, reward_coef=reward_coef, model_epochs=args.model_epochs)
+        adam = dict(fused=True, capturable=data.device.type == "cuda")
+        optimizer = torch.optim.Adam(model.parameters(), MODEL.lr, **adam)
+        super().__init__(optimizer, data, train, own, args.model_epochs, seed)
 
     def draw(self) -> Tensor:
         size = 1, self.batches * self.args.batch_size
         return self.rows[torch.randint(len(self.rows), size, generator=self.rng, device=self.data.device)]
 
-    def losses(self, rows: Tensor) -> Tensor:  # (1, B) -> (1,)
+    def losses(self, rows: Tensor) -> Tensor:  # (1, n) -> (1,)
         batch = self.data.split(self.data.rows[rows[0]])
-        return self.model.fit_loss(batch, *self.model(batch.obs, batch.action), self.args.reward_coef)[None]
+        return self.model.fit(batch, *self.model(batch.obs, batch.action), self.args.reward_coef)[None]
 
     @property
     def done(self) -> bool:
@@ -275,28 +274,20 @@ class Fit(Regression):
     @torch.no_grad()
     def end_epoch(self) -> list[dict]:
         (row,) = super().end_epoch()
-        del row["network"]
-        fit, (holdout, reward_error) = self.losses(self.holdout[None]).item(), self.holdout_errors()
+        fit, held = self.losses(self.holdout[None]).item(), self.data.split(self.data.rows[self.holdout])
+        holdout, reward_error = (error.item() for error in self.model.errors(held))
         better = fit < self.best - MODEL.improvement * abs(self.best)
         self.waited = 0 if better else self.waited + 1
         if better:
             self.best = fit
             self.model.holdout_before.fill_(holdout)
             self.best_model.load_state_dict(self.model.state_dict())
-        return [row | {"fit": fit, "holdout": holdout, "reward_error": reward_error, "improved": int(better)}]
+        return [{"epoch": row["epoch"], "train": row["train"], "held_out": fit, "holdout": holdout,
+                 "reward_error": reward_error, "improved": int(better)}]
 
-    def holdout_errors(self) -> list[float]:
-        return [x.item() for x in self.model.errors(self.data.split(self.data.rows[self.holdout]))]
-
-    @torch.no_grad()
     def finish(self) -> str:
         self.model.load_state_dict(self.best_model.state_dict())
-        return f"held-out fit {self.best:.4g}, held-out error {self.model.holdout_before.item():.4g}"
-
-
-def adam(what: nn.Module | list[Tensor], lr: float) -> torch.optim.Adam:
-    parameters = what if isinstance(what, list) else list(what.parameters())
-    return torch.optim.Adam(parameters, lr, fused=True, capturable=parameters[0].is_cuda)
+        return f"held-out loss {self.best:.4g}, error {self.model.holdout_before.item():.4g}"
 
 
 class ARMOR:
@@ -313,23 +304,26 @@ class ARMOR:
         init = torch.Generator().manual_seed(seed)  # its own: one model, whatever the networks above
         self.model = Model(data, init).to(data.device)
         self.train, self.holdout = split(data, MODEL, seed)  # as the model's Fit has it
-        self.ring = Ring(args.pairs, data.obs_size + data.action_size).to(data.device)
-        self.banks = torch.zeros(2, args.batch_size, data.obs_size, device=data.device)  # pi's, the reference's
+        capacity = max(args.pairs, 2 * args.batch_size)
+        self.ring = Ring(capacity, data.obs_size + data.action_size).to(data.device)
+        self.banks = torch.zeros(2, args.batch_size, data.obs_size, device=data.device)  # led by pi, by it
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         self.beta = torch.tensor(args.beta, device=data.device)
-        v_max = data.reward.abs().max().item() / (1 - args.gamma) if args.reward_coef is None else 1.0
-        self.reward_coef = v_max**-2 if args.reward_coef is None else args.reward_coef
+        self.reward_coef = args.reward_coef
+        if args.reward_coef is None:
+            self.reward_coef = ((1 - args.gamma) / max(data.reward.abs().max().item(), 1e-6)) ** 2
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
-        self.critic_optimizer = adam(self.critics, args.lr)
-        self.cloning_alpha_optimizer = adam([self.log_alpha], args.lr)
-        self.cloning_optimizer = adam(self.actor, args.lr)
-        self.alpha_optimizer = adam([self.log_alpha], args.lr)  # fresh for the game
-        self.actor_optimizer = adam(self.actor, args.actor_lr)  # as well
-        self.model_optimizer = adam(self.model, args.lr)  # and not the first fit's
+        adam = dict(fused=True, capturable=data.device.type == "cuda")
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.lr, **adam)
+        self.cloning_alpha_optimizer = torch.optim.Adam([self.log_alpha], args.lr, **adam)
+        self.cloning_optimizer = torch.optim.Adam(self.actor.parameters(), args.lr, **adam)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], args.lr, **adam)  # fresh for the game
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_lr, **adam)  # as well
+        self.model_optimizer = torch.optim.Adam(self.model.parameters(), args.lr, **adam)  # not Fit's
         self.step = 0
 
     def fit_model(self) -> Fit:
-        return Fit(self.model, self.data, replace(self.args, reward_coef=self.reward_coef), self.seed)
+        return Fit(self.model, self.data, self.args, self.reward_coef, self.seed)
 
     @property
     def phase(self) -> tuple[str, bool]:
@@ -338,16 +332,16 @@ class ARMOR:
         stage = "warm start" if played < 0 else "switch" if played == 0 else "game"
         return stage, played >= 0 and played % self.args.restart_every == 0
 
-    def imagine(self, batch: Batch, pairs: Tensor) -> tuple[Batch, Tensor]:
-        """The game's rows, whose first are real: rewards, next states and ends are the model's. And the fit."""
-        size, real = len(batch.obs), torch.cat([batch.obs, batch.action], 1)
-        obs, action = torch.cat([real, pairs]).tensor_split([self.data.obs_size], 1)
+    def imagine(self, real: Batch, pairs: Tensor) -> tuple[Batch, Tensor]:
+        """The game's batch, real pairs first, with the model's rewards, next states and ends; and the fit."""
+        size, own = len(real.obs), torch.cat([real.obs, real.action], 1)
+        obs, action = torch.cat([own, pairs]).tensor_split([self.data.obs_size], 1)
         mean, log_var, reward = self.model(obs, action)
         next_obs = self.model.next_obs(obs, mean, log_var, self.rng)
         done = self.terminal(obs, action, next_obs.detach()).to(obs)
         if self.args.stored_ends:
-            done[:size] = batch.done
-        fit = self.model.fit_loss(batch, mean[:size], log_var[:size], reward[:size], self.reward_coef)
+            done[:size] = real.done
+        fit = self.model.fit(real, mean[:size], log_var[:size], reward[:size], self.reward_coef)
         return Batch(obs, action, reward, next_obs, done), fit
 
     def backup(self, batch: Batch, next_q: Tensor) -> Tensor:
@@ -384,28 +378,28 @@ class ARMOR:
 
     def critic_step(self, batch: Batch, action: Tensor, reference: Tensor | None = None,
                     fit: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Of both critics, and of the model in the game, which has actions of the `reference` at s, and a `fit`.
+        """Of both critics, and in the game, which has a `fit`, of the model.
 
-        `action`: of pi at s', then at s.
+        `action`: of pi at s', then at s; `reference`: of the reference at s.
         """
-        size = len(batch.obs)
+        game, size = fit is not None, len(batch.obs)
         target = self.critic_target(batch, action[:size])
         states, actions = [batch.obs, batch.next_obs], [batch.action, action[:size]]
-        if fit is not None:
-            states, actions = states + [batch.obs] * 2, actions + [action[size:], reference]
-        q, next_q, *policy_q = self.critics(torch.cat(states), torch.cat(actions)).split(size, 1)  # (2, n) each
+        if game:
+            states, actions = [*states, batch.obs, batch.obs], [*actions, action[size:], reference]
+        q, next_q, *policy_q = self.critics(torch.cat(states), torch.cat(actions)).split(size, 1)  # (2, n)
         td, residual = self.bellman(batch, q, next_q, target)
         bellman = torch.lerp(residual, td, self.args.target_weight)  # (2)
-        pessimism = (policy_q[0] - policy_q[1]).mean(1) if policy_q else torch.zeros_like(bellman)  # G of (3)
-        if fit is None:
-            descend(self.critic_optimizer, self.critic_loss(pessimism, bellman).sum())
-        else:
+        pessimism = (policy_q[0] - policy_q[1]).mean(1) if game else torch.zeros_like(bellman)  # G of (3)
+        if game:
             self.adversary_step(self.critic_loss(pessimism, bellman + self.args.fit_coef * fit).sum())
+        else:
+            descend(self.critic_optimizer, self.critic_loss(pessimism, bellman).sum())
         self.critics.project(self.args.max_norm)
         return bellman, pessimism, q
 
     def adversary_step(self, loss: Tensor) -> None:
-        """One backward pass; both optimisers step from the same weights."""
+        """Of critics and model, whose gradients belong to the same weights."""
         optimizers = self.critic_optimizer, self.model_optimizer
         critics, model = (optimizer.param_groups[0]["params"] for optimizer in optimizers)
         for optimizer in optimizers:
@@ -415,22 +409,21 @@ class ARMOR:
         for optimizer in optimizers:
             optimizer.step()
 
-    @torch.no_grad()
-    def draw(self, obs: Tensor) -> Tensor:
-        """Actions of pi (n, A)."""
+    def sample(self, obs: Tensor) -> tuple[Tensor, ...]:
+        """Of pi: mean and log std of u, the noise, and the action, (n, A) each."""
         mean, log_std = self.actor(obs)
-        noise = torch.randn(mean.shape, generator=self.rng, device=mean.device)
-        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise))
+        noise = torch.randn(mean.shape, generator=self.rng, device=self.data.device)
+        return mean, log_std, noise, torch.tanh(torch.addcmul(mean, log_std.exp(), noise))
 
     @torch.no_grad()
     def simulate(self, obs: Tensor, restart: bool) -> None:
-        """Both banks go on one step; what is tried there goes into the ring. `obs`: where states begin anew."""
+        """Both banks go on one step; what is tried there goes into the ring. States begin anew at `obs`."""
         if restart:
             self.banks.copy_(obs.expand_as(self.banks))
-        policy, reference = self.banks
-        action = torch.cat([self.draw(policy), self.reference.sample(reference, self.rng)])
-        states = self.banks.flatten(0, 1)  # (2 B, S)
-        self.ring.append(torch.cat([states, action], 1), torch.ones(len(states), dtype=torch.bool, device=obs.device))
+        states, led = self.banks.flatten(0, 1), len(obs)  # (2 B, S)
+        action = torch.cat([self.sample(states[:led])[-1], self.reference.sample(states[led:], self.rng)])
+        everything = torch.ones(len(states), dtype=torch.bool, device=obs.device)
+        self.ring.append(torch.cat([states, action], 1), everything)
         mean, log_var, _ = self.model(states, action)
         next_obs = self.model.next_obs(states, mean, log_var, self.rng)
         far = ((next_obs - self.model.obs_mean).abs() > 10 * self.model.obs_std).any(1)
@@ -438,27 +431,26 @@ class ARMOR:
         self.banks.copy_(torch.where(over[:, None], obs.repeat(2, 1), next_obs).view_as(self.banks))
 
     def update(self, log: bool = True) -> dict[str, Tensor]:
-        (stage, restart), args, size = self.phase, self.args, self.args.batch_size
+        (stage, restart), args = self.phase, self.args
         self.step += 1
+        warm = stage == "warm start"
         if stage == "switch":
             self.log_alpha.detach().zero_()
             if args.reference == "bc":
                 torch._foreach_copy_(list(self.reference.parameters()), list(self.actor.parameters()))
+        size = args.batch_size
         index = torch.randint(len(self.train), (size,), generator=self.rng, device=self.data.device)
         real = batch = self.data.split(self.data.rows[self.train[index]])
         reference = fit = None
-        if stage != "warm start":  # at the switch there are no pairs: the real rows twice
-            none_yet = torch.cat([real.obs, real.action], 1)
-            batch, fit = self.imagine(real, none_yet if stage == "switch" else self.ring.sample(size, self.rng))
+        if not warm:  # when the game begins the buffer is empty: real pairs twice
+            own = torch.cat([real.obs, real.action], 1)
+            pairs = own if stage == "switch" else self.ring.sample(size, self.rng)
+            batch, fit = self.imagine(real, pairs)
             reference = self.reference.sample(batch.obs, self.rng)
-        rows = len(batch.obs)
-        mean, log_std = self.actor(torch.cat([batch.next_obs.detach(), batch.obs]))  # one pass: (2 rows, A)
-        noise = torch.randn(mean.shape, generator=self.rng, device=self.data.device)
-        action = torch.tanh(torch.addcmul(mean, log_std.exp(), noise))  # a', then a~
-        bellman, pessimism, q = self.critic_step(batch, action.detach(), reference, fit)
-        mean, log_std, noise, action = (x[rows:] for x in (mean, log_std, noise, action))  # at s
+        policy = self.sample(torch.cat([batch.next_obs.detach(), batch.obs]))  # in one pass: (2 n, A)
+        critic_terms = self.critic_step(batch, policy[-1].detach(), reference, fit)
+        mean, log_std, noise, action = (x[len(batch.obs):] for x in policy)  # at s
         entropy = self.entropy(log_std, noise, action)
-        warm = stage == "warm start"
         descend(self.cloning_alpha_optimizer if warm else self.alpha_optimizer, self.alpha_loss(entropy))
         if warm:
             objective = -self.log_prob(mean, log_std, batch.action).mean()  # (6)
@@ -469,18 +461,20 @@ class ARMOR:
         polyak(self.target_critics, self.critics, args.tau)
         if not warm:
             self.simulate(real.obs, restart)
-        return self.logs(batch, bellman, pessimism, q, fit, actor_loss, entropy) if log else {}
+        return self.logs(batch, *critic_terms, actor_loss, entropy, fit) if log else {}
 
-    def logs(self, batch, bellman, pessimism, q, fit, actor_loss, entropy) -> dict[str, Tensor]:
-        critic_loss, zero = self.critic_loss(pessimism, bellman).mean(), torch.zeros_like(entropy)
+    @torch.no_grad()
+    def logs(self, batch: Batch, bellman: Tensor, pessimism: Tensor, q: Tensor, actor_loss: Tensor,
+             entropy: Tensor, fit: Tensor | None) -> dict[str, Tensor]:
+        holdout, reward_error = self.model.errors(self.data.split(self.data.rows[self.holdout]))
         q = torch.where(q.abs().max() > 1e5, torch.inf, q.mean())  # diverged: common/run.py ends the run
-        with torch.no_grad():
-            holdout, reward_error = self.model.errors(self.data.split(self.data.rows[self.holdout]))
-        return {"critic_loss": critic_loss, "bellman": bellman.mean(), "pessimism": pessimism.mean(), "q": q,
-                "actor_loss": actor_loss, "alpha": self.log_alpha.exp(), "entropy": entropy,
-                "fit": zero if fit is None else fit, "imagined_done": zero if fit is None else batch.done.mean(),
-                "holdout": holdout, "holdout_before": self.model.holdout_before.clone(),
-                "reward_error": reward_error}
+        simulated_done = batch.done.mean()
+        if fit is None:
+            fit, simulated_done = torch.zeros_like(q), torch.zeros_like(q)
+        return {"critic_loss": self.critic_loss(pessimism, bellman).mean(), "bellman": bellman.mean(),
+                "pessimism": pessimism.mean(), "q": q, "actor_loss": actor_loss,
+                "alpha": self.log_alpha.exp(), "entropy": entropy, "fit": fit, "simulated_done": simulated_done, "holdout": holdout,
+                "holdout_before": self.model.holdout_before.clone(), "reward_error": reward_error}
 
 
 def main(args: Args):

@@ -42,7 +42,6 @@ class Run:
         self.task = evaluation_task(self.data, args.eval_env)
         self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
-        self.references = {}  # {seed: score of the agent's reference}, once it is known
         self.pretraining = 0.0  # seconds before the first update, of a kept model too (common/pretraining.py)
         self.mark, self.stop, self.bar, self.wandb = " [stand-in data]" * self.data.standin, None, None, None
         self.rows, self.headers = {"log.csv": [], "eval.csv": []}, {}  # the tables' text, as a checkpoint keeps it
@@ -176,27 +175,15 @@ class Run:
             self.save()
             raise RunError(f"{error}. Training is saved at update {step:,}; continue with {self.command()}") from error
 
-    def _compared(self, step, seed, value) -> dict:
-        """Columns of eval.csv for an agent that has a `reference`, a policy that does not change once `compared_from`
-        updates are made: its score, and the actor's above it. It is evaluated once, in the actor's own worlds."""
-        agent = self.agents[self.args.seeds.index(seed)]
-        if not isinstance(getattr(agent, "reference", None), torch.nn.Module):
-            return {}
-        if step < agent.compared_from:
-            return {"reference": "", "difference": ""}
-        if seed not in self.references:
-            mean = self.evaluator.now(seed, agent.reference)
-            score = normalized_score(self.task, mean)
-            self.references[seed] = float(mean if score is None else score)
-        return {"reference": self.references[seed], "difference": value - self.references[seed]}
-
     def _score(self, step, seed, returns, lengths):
         mean, score = returns.mean(), normalized_score(self.task, returns.mean())
         value = float(mean if score is None else score)
-        self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
-                                  "return_std": returns.std(), "score": "" if score is None else score,
-                                  "length_mean": lengths.mean(), "data": self.data.source["kind"]}
-                     | self._compared(step, seed, value) | {"returns": " ".join(f"{r:.6g}" for r in returns)})
+        agent = self.agents[self.args.seeds.index(seed)]
+        row = {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
+               "return_std": returns.std(), "score": "" if score is None else score, "length_mean": lengths.mean(),
+               "data": self.data.source["kind"], **self.evaluator.compared(step, seed, agent, value),
+               "returns": " ".join(f"{r:.6g}" for r in returns)}
+        self._append("eval.csv", row)
         self.scores[seed].append(value)
         shown = f"{mean:.1f}" + f" ± {returns.std():.1f}" * (len(returns) > 1)  # one episode has no spread
         shown += f"   normalised score {score:.1f}" if score is not None else ""
@@ -241,8 +228,9 @@ class Run:
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
-        for seed in seeds.keys() & self.references.keys():
-            seeds[seed] |= {"reference": (ref := self.references[seed]), "difference": seeds[seed]["last"] - ref}
+        for seed, row in seeds.items():
+            if (reference := self.evaluator.references.get(seed)) is not None:
+                row |= {"reference": reference, "difference": row["last"] - reference}
         result |= {"pretraining_seconds": self.pretraining} if self.pretraining else {}
         if self.evaluator:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
@@ -317,6 +305,8 @@ class Run:
             self.headers |= {name: table.fieldnames} if text else {}
             for row in table if name == "eval.csv" else ():
                 self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+                if row.get("reference"):
+                    self.evaluator.references[int(row["seed"])] = float(row["reference"])
         if self.evaluator:
             self.evaluator.seconds, self.evaluator.waited, self.evaluator.after = state["evaluation"]
         for step, seed, weights in state["waiting"]:
