@@ -437,7 +437,7 @@ class ARMOR:
         if stage == "switch":
             self.log_alpha.detach().zero_()
             if args.reference == "bc":
-                torch._foreach_copy_(list(self.reference.parameters()), list(self.actor.parameters()))
+                polyak(self.reference, self.actor, 1.0)  # a copy
         size = args.batch_size
         index = torch.randint(len(self.train), (size,), generator=self.rng, device=self.data.device)
         real = batch = self.data.split(self.data.rows[self.train[index]])
