@@ -14,10 +14,10 @@ rho = 0.8. Where they do not, every rho agrees with them.
     W_beta(q) = min_rho [J(q, rho) - J(q_ref, rho) + beta (rho - 0.8)^2],  rho in [0, 1]                   (5)
     argmax_q W_beta(q) = min(1, 1.4 beta)  where q_ref = 0                                                 (6)
 
-The reference itself, q = q_ref, has W = 0, so the largest W is at least 0. Hence q^ is at least as good as the reference
-in every world that agrees with the data, whatever the reference does. Where right is not in the data, whoever leaves
-the reference risks something. Who goes left where the reference goes right loses 0.9 if rho = 1, and who goes right
-where it goes left loses 0.1 if rho = 0. So q^ = q_ref. Where right is in the data and the reference goes left,
+The reference itself, q = q_ref, has W = 0, so the largest W is at least 0. Hence q^ is at least as good as the
+reference in every world that agrees with the data, whatever the reference does. Where right is not in the data, whoever
+leaves the reference risks something. Who goes left where the reference goes right loses 0.9 if rho = 1, and who goes
+right where it goes left loses 0.1 if rho = 0. So q^ = q_ref. Where right is in the data and the reference goes left,
 W(q) = 0.7 q, and q^ = 1.
 
 Absolute pessimism does not know the reference. Where right is not in the data it goes left: 0.1 is certain there, and
