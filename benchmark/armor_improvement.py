@@ -106,11 +106,10 @@ def spelt(beta: float) -> str:
     return f"{beta:.12g}"
 
 
-def stem(args: Args, *parts: str) -> str:
+def stem(args: Args, name: str, betas: tuple[float, ...] = ()) -> str:
     """A table's name; what is not the default has its part in it."""
-    given = args.robots, args.references, tuple(map(spelt, sorted(set(args.betas))))
-    words = ["armor_improvement", *parts, *["small"] * args.small, *("-".join(words) for words in given if words)]
-    return ".".join(words)
+    given = args.robots, args.references, tuple(map(spelt, sorted(set(betas))))
+    return ".".join([name, *["small"] * args.small, *("-".join(words) for words in given if words)])
 
 
 def shared(extra: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,7 +129,7 @@ def given_to(args: Args, names: tuple[str, ...], **changed) -> Args:
 
 def references(args: Args, names: tuple[str, ...], extra: tuple[str, ...]) -> grid.Grid:
     """The references' runs, a row a dataset."""
-    table = Table(name=stem(args, "references"), title="References: clones of the data", datasets=names, seeds=(0,),
+    table = Table(name=stem(args, "armor_improvement.references"), title="References: clones of the data", datasets=names, seeds=(0,),
                   columns={"bc": Column("bc", SMALL_REFERENCE if args.small else REFERENCE)})
     args = given_to(args, names, datasets=(), columns=(), seeds=(), updates=args.reference_updates)
     return grid.Grid(table, args, shared(extra))
@@ -155,8 +154,9 @@ def improvement(args: Args, rows: tuple[str, ...], refs: grid.Grid, found: dict,
     notes = ("A column is a reference, cloned from ROBOT_LEVEL data with seed 0, and a beta. Scores here are those of "
              "the policy; the improvement on the reference is in the .improvement files.",)
     if args.small:
-        notes += (f"Not the paper's budget: {SMALL_GAME}; references with {SMALL_REFERENCE}.",)
-    name = stem(args)
+        notes += (f"Not the paper's budget: {SMALL_GAME}; references with {SMALL_REFERENCE}; "
+                  "or as told.",)
+    name = stem(args, "armor_improvement", args.betas)
     if own := {name: own for name, own in refs.own.items() if name not in rows}:
         notes += ("References from OWN DATA in place of D4RL's: "
                   + "; ".join(f"{name} is {its.file.name}" for name, its in own.items()) + ".",)

@@ -16,6 +16,7 @@ from benchmark.armor_toy import BETAS, CASES, COVERED, MIXED, SILENT, best, clos
 from benchmark.engine import grid, tables
 from benchmark.engine.grid import make
 from benchmark.engine.jobs import cell
+from benchmark.engine.runs import find_runs
 from common import InputError
 from common.physics import version
 from tests.helpers import ROOT, run_script, write_npz
@@ -201,7 +202,7 @@ def test_which_runs(tmp_path):
     assert len(refs.cells) == 5 + 3 + 3 and len({cell.dataset for cell in this.cells}) == 11
     refs, this = grids(tmp_path, "--robots", "walker2d", "--references", "random", "--betas", 16, 4, 4, "--datasets", "walker2d-expert-v2", "--seeds", 5)
     assert [cell.column for cell in this.cells] == ["walker2d_random_beta_4", "walker2d_random_beta_16"] and this.seeds == (5,) and len(refs.cells) == 1
-    assert this.table.name == "armor_improvement.walker2d.random.4-16" and refs.table.name == "armor_improvement.references.walker2d.random.4-16"
+    assert this.table.name == "armor_improvement.walker2d.random.4-16" and refs.table.name == "armor_improvement.references.walker2d.random"
     assert grids(tmp_path, "--reference-updates", 7)[1].table.name != this.table.name.partition(".walker2d")[0]
 
 
@@ -303,3 +304,28 @@ def test_a_run_without_a_game_or_a_references_score_has_no_row(tmp_path):
     text = armor_improvement.report(grids(tmp_path, "--small", "--references", "random")[1], [row])
     assert f"| {NAME} | random | 5.0 | - | **-4.0** |" in text
     assert "0 of 0 cells are kept" in armor_improvement.report(grids(tmp_path, "--small")[1], [])
+
+
+def test_from_nothing_to_a_heat_map(tmp_path, monkeypatch):
+    """Both stages, in folders with a space in their names; the same command again trains nothing; a plan knows the time of another beta."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in "ab":
+        write_npz(tmp_path / f"{name}.npz", seed=ord(name))
+    words = ["--small", "--references", "random", "--datasets", NAME, "--updates", 4, "--reference-updates", 3, "--jobs", 1, "--runs", tmp_path / "my runs", "--out", tmp_path / "out",
+             "--data", f"{NAME}={tmp_path / 'a.npz'}", f"hopper-random-v2={tmp_path / 'b.npz'}"]
+    flags = ["--", "--warm-start", 2, "--batch-size", 8, "--model-epochs", 1, "--eval-episodes", 1, "--eval-every", 1, "--eval-workers", 0]
+    script = ROOT / "benchmark/armor_improvement.py"
+    code, out, err = run_script(script, *words, "--betas", 4, *flags)
+    assert code == 0 and err == "", err
+    runs = {run.algorithm: run for run in find_runs(tmp_path / "my runs")}
+    assert runs["armor"].config["args"]["reference"] == str(runs["bc"].folder) and runs["bc"].config["args"]["gaussian"] and not runs["bc"].config["args"]["normalize"]
+    with open(runs["armor"].folder / "eval.csv", newline="") as file:
+        differences = [float(row["score"]) - float(row["reference"]) for row in csv.DictReader(file)]
+    with open(next((tmp_path / "out").glob("armor_improvement.small.random.4.*.improvement.csv")), newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [float(row[key]) for key in ("start", "game", "last")] == pytest.approx([differences[1], np.mean(differences[2:]), differences[3]])
+    assert len(list((tmp_path / "out").glob("*.improvement.png"))) == 1 and "OWN DATA" in out and "cells are kept" in out
+    code, out, err = run_script(script, *words, "--betas", 4, *flags)
+    assert code == 0 and "started" not in out, err
+    code, out, err = run_script(script, *words, "--betas", 16, "--dry-run", *flags)
+    assert code == 0 and "1 of 1 seeds finished; 0 runs to start" in out.partition("Then ARMOR")[0] and "--beta 16.0" in out and "1 runs to start or resume, about" in out
