@@ -130,16 +130,17 @@ def given_to(args: Args, names: tuple[str, ...], **changed) -> Args:
 
 def references(args: Args, names: tuple[str, ...], extra: tuple[str, ...]) -> grid.Grid:
     """The references' runs, a row a dataset."""
-    table = Table(name=stem(args, "armor_improvement.references"), title="References: clones of the data", datasets=names, seeds=(0,),
-                  columns={"bc": Column("bc", SMALL_REFERENCE if args.small else REFERENCE)})
+    cloning = Column("bc", SMALL_REFERENCE if args.small else REFERENCE)
+    table = Table(name=stem(args, "armor_improvement.references"), title="References: clones of the data",
+                  datasets=names, seeds=(0,), columns={"bc": cloning})
     args = given_to(args, names, datasets=(), columns=(), seeds=(), updates=args.reference_updates)
     return grid.Grid(table, args, shared(extra))
 
 
 def folders(refs: grid.Grid) -> dict[str, Path]:
-    """{dataset: folder of the finished run that cloned it}"""
-    runs = {cell.dataset: refs.finished(cell).get(0) for cell in refs.cells}
-    return {name: run.folder for name, run in runs.items() if run}
+    """{dataset: folder of the newest finished run that cloned it}; of a run, --reference takes the first seed: 0."""
+    return {cell.dataset: run.folder for cell in refs.cells for run in refs.found[cell]
+            if run.result and run.seeds[0] == 0}
 
 
 def improvement(args: Args, rows: tuple[str, ...], refs: grid.Grid, found: dict, extra: tuple[str, ...]) -> grid.Grid:
@@ -155,8 +156,7 @@ def improvement(args: Args, rows: tuple[str, ...], refs: grid.Grid, found: dict,
     notes = ("A column is a reference, cloned from ROBOT_LEVEL data with seed 0, and a beta. Scores here are those of "
              "the policy; the improvement on the reference is in the .improvement files.",)
     if args.small:
-        notes += (f"Not the paper's budget: {SMALL_GAME}; references with {SMALL_REFERENCE}; "
-                  "or as told.",)
+        notes += (f"Not the paper's budget: {SMALL_GAME}; references with {SMALL_REFERENCE}; or as told.",)
     name = stem(args, "armor_improvement", args.betas)
     if own := {name: own for name, own in refs.own.items() if name not in rows}:
         notes += ("References from OWN DATA in place of D4RL's: "
@@ -310,11 +310,13 @@ def main():
         return this.plan()
     grid.train(refs)
     if not (found := folders(refs)):
-        raise InputError("no reference is trained, there is nothing to improve on; see above")
+        grid.finish(refs)
+        raise InputError("no reference is trained with 0 as its first seed, there is nothing to improve on")
     this = improvement(args, rows, refs, found, extra)
     grid.train(this)
     write(this, results(this))
-    this.failed[:0] = refs.failed
+    this.failed[:0] = [*refs.failed, *(f"all with a reference cloned from {name}: it is not trained"
+                                       for name in names if name not in found)]
     grid.finish(this)
 
 

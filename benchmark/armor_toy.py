@@ -25,8 +25,9 @@ right may pay nothing. Yet a reference that goes right may have found rho = 1, a
 
 (5) has the data as a penalty, as ARMOR's losses have it, and not as a constraint; beta is its weight. Its least rho is
 0.8 - q / (2 beta), or 0 if that is negative, and W_beta(q) = 0.7 q - q^2 / (4 beta) before that. Hence (6). A small
-beta stays with the reference, and no beta is below it: q = q_ref has W_beta = 0. A slow actor against an adversary that
-is solved at every step stops at (6), since the slope of a minimum is the slope at its minimiser.
+beta stays near the reference. No beta ends below it: q_ref has W_beta = 0, and in the world rho = 0.8, which has no
+penalty, a policy gains at least its W_beta. A slow actor against an adversary that is solved at every step stops at
+(6), since the slope of a minimum is the slope at its minimiser.
 
 All is computed with fractions. Where --steps is a multiple of 20, the grid holds all solutions that are shown.
 

@@ -70,6 +70,15 @@ def test_the_penalty(beta, q_ref):
     assert q_ref > 0 or chosen == closed_form(beta) == min(1, Fraction(7, 5) * beta if beta < inf else 1)
 
 
+@pytest.mark.parametrize("beta", [0.25, 0.5, 1.0])
+def test_a_slow_actor_finds_the_closed_form(beta):
+    """It climbs J at the adversary's answer, which it takes as fixed; the reference goes left."""
+    q = 0.5
+    for _ in range(3000):
+        q = min(1.0, max(0.0, q + 0.01 * (max(0.0, 0.8 - q / (2 * beta)) - 0.1)))
+    assert q == pytest.approx(float(closed_form(Fraction(beta))), abs=1e-3)
+
+
 def test_every_equation_of_the_game_stands_at_its_line():
     numbered = [int(n) for n in re.findall(r"\S {2,}\((\d+)\)$", armor_toy.__doc__, re.M)]
     tagged = sorted(map(int, re.findall(r"# \((\d+)\)", TOY.read_text())))
@@ -255,6 +264,22 @@ def small_matrix(tmp_path, seeds=(0, 1)):
                 words = f"--reference {reference} --beta {beta} {armor_improvement.SMALL_GAME}"
                 write_run(tmp_path / f"runs/{level}-{beta}-{seed}", words, {19_000: 1.0, 20_000: 30.0} | game, "armor", seed, NAME, reference=its)
     return grids(tmp_path, "--small", "--datasets", NAME, "--references", "random", "medium", "--betas", 1, 4, "--seeds", *seeds)
+
+
+def test_a_reference_is_the_first_seed_of_the_newest_run(tmp_path):
+    for k, seeds in enumerate(([0, 1], [0], [1, 0])):
+        write_run(tmp_path / f"runs/{k}", armor_improvement.SMALL_REFERENCE, {20_000: 5.0}, "bc", 0, "hopper-random-v2")
+        config = json.loads((tmp_path / f"runs/{k}/config.json").read_text())
+        config |= {"args": config["args"] | {"seeds": seeds}, "started": f"2026010{k}"}
+        (tmp_path / f"runs/{k}/config.json").write_text(json.dumps(config))
+    refs, _ = grids(tmp_path, "--small", "--references", "random", "medium")
+    assert armor_improvement.folders(refs) == {"hopper-random-v2": tmp_path / "runs/1"}
+
+
+def test_references_that_cannot_be_trained_are_told(tmp_path):
+    code, out, err = run_script(ROOT / "benchmark/armor_improvement.py", "--standin", "--datasets", "walker2d-medium-v2", "--references", "expert",
+                                "--runs", tmp_path / "runs", "--out", tmp_path / "out")
+    assert code == 1 and "1 runs are missing" in err and "bc walker2d-expert-v2 seeds 0: there is no stand-in for it" in err and "ARMOR" not in out
 
 
 def test_improvement_by_hand(tmp_path):
