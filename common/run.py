@@ -177,11 +177,14 @@ class Run:
 
     def _score(self, step, seed, returns, lengths):
         mean, score = returns.mean(), normalized_score(self.task, returns.mean())
-        self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
-                                  "return_std": returns.std(), "score": "" if score is None else score,
-                                  "length_mean": lengths.mean(), "data": self.data.source["kind"],
-                                  "returns": " ".join(f"{r:.6g}" for r in returns)})
-        self.scores[seed].append(float(mean if score is None else score))
+        value = float(mean if score is None else score)
+        agent = self.agents[self.args.seeds.index(seed)]
+        row = {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
+               "return_std": returns.std(), "score": "" if score is None else score, "length_mean": lengths.mean(),
+               "data": self.data.source["kind"], **self.evaluator.compared(step, seed, agent, value),
+               "returns": " ".join(f"{r:.6g}" for r in returns)}
+        self._append("eval.csv", row)
+        self.scores[seed].append(value)
         shown = f"{mean:.1f}" + f" ± {returns.std():.1f}" * (len(returns) > 1)  # one episode has no spread
         shown += f"   normalised score {score:.1f}" if score is not None else ""
         with tqdm.external_write_mode():
@@ -225,6 +228,9 @@ class Run:
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
+        for seed, row in seeds.items():
+            if (reference := self.evaluator.references.get(seed)) is not None:
+                row |= {"reference": reference, "difference": row["last"] - reference}
         result |= {"pretraining_seconds": self.pretraining} if self.pretraining else {}
         if self.evaluator:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
@@ -238,8 +244,8 @@ class Run:
             if len(rows) > 1:  # one seed has no spread
                 rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
             print(f"\n{unit}, {self.args.eval_episodes} episodes")
-            for row in [("seed", "last", "mean of last 10", "best"), *rows]:
-                print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)
+            for row in [["seed", *(name.replace("_", " ") for name in next(iter(seeds.values())))], *rows]:
+                print(f"{row[0]:>12}" + "".join(f"{text:>18}" for text in row[1:]) + self.mark)
         print(f"{self.step:,} updates, {result['updates_per_second']:.1f} a second; files in {self.folder}")
         if self.evaluator:
             took, waited, after = (result[f"evaluation_{part}"] for part in ("seconds", "waited", "after"))
@@ -299,6 +305,8 @@ class Run:
             self.headers |= {name: table.fieldnames} if text else {}
             for row in table if name == "eval.csv" else ():
                 self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+                if row.get("reference"):
+                    self.evaluator.references[int(row["seed"])] = float(row["reference"])
         if self.evaluator:
             self.evaluator.seconds, self.evaluator.waited, self.evaluator.after = state["evaluation"]
         for step, seed, weights in state["waiting"]:

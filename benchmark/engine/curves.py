@@ -74,9 +74,9 @@ class Group:
         return "{:,} of {:,} updates".format(*min(done)) if done else ""
 
 
-def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
+def evaluations(run: Run, score: str = "score") -> dict[int, dict[int, tuple[float | None, float]]]:
     """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over, and
-    so, with a line, are whole ones that no run writes, or a file that cannot be read."""
+    so, with a line, are whole ones that no run writes, or a file that cannot be read. `score`: the score's column."""
     path, found, bad = run.folder / "eval.csv", {}, 0
     try:
         header, *rows = csv.reader(text_of(path, errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
@@ -87,7 +87,7 @@ def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
         return {}
     for row in (dict(zip(header, row)) for row in rows if len(row) == len(header)):
         try:
-            value = float(row["score"]) if row["score"] else None, float(row["return_mean"])
+            value = float(row[score]) if row[score] else None, float(row["return_mean"])
             seed, step = int(row["seed"]), int(row["step"])
             sound = seed in run.seeds and 0 < step < 2**53 and all(x is None or math.isfinite(x) for x in value)
         except (KeyError, ValueError):
