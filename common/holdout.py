@@ -56,29 +56,40 @@ def errors(agent) -> dict[str, Tensor]:
         holdout_cloning = mean (pi(s) - a)^2, over rows and dimensions; pi(s) is actor.act(s), as evaluation plays it
         holdout_td = mean (min_k Qk(s, a) - r - gamma (1 - d) min_k Qk(s', pi(s')))^2
 
-    Qk are the agent's own critics, not the targets. The same TD error is taken of every algorithm, also of one whose
-    target is another (IQL's V(s'), One-step's next action of the data, SAC's entropy). So a run is compared with
-    itself, and with runs of its kind: errors that rise while training goes on are those of a critic that diverges or
-    overfits. A low error is no proof of a good policy. An agent without critics that `has_critics` has cloning alone.
+    Qk are the agent's own critics, not the targets, so this is how far they are from their fixed point: it starts near
+    the mean squared reward, also where the critic loss, against a slow target, is small already, and falls as Q grows to
+    the returns. The same is taken of every algorithm, also of one with another target (IQL's V(s'), One-step's next
+    action of the data, SAC's entropy): compare a run with itself and with runs of its kind. Errors that rise again are
+    those of a policy or a critic that overfits or diverges; low ones are no proof of a good policy. An agent without
+    such critics (`has_critics`) has cloning alone.
     """
     data, total = agent.data, {}
-    for rows in () if getattr(data, "holdout", None) is None else data.holdout.split(PIECE):
+    if getattr(data, "holdout", None) is None:
+        return total
+    with_critics = has_critics(agent)
+    for rows in data.holdout.split(PIECE):
         obs, action, reward, next_obs, done = data.split(rows)
         squares = {"holdout_cloning": (agent.actor.act(obs) - action).square().mean(1)}
-        if has_critics(agent):
-            next_q = agent.critics(next_obs, agent.actor.act(next_obs)).min(0).values
-            target = torch.addcmul(reward, 1 - done, next_q, value=agent.args.gamma)
-            squares["holdout_td"] = (agent.critics(obs, action).min(0).values - target).square()
+        if with_critics:
+            q, next_q = (agent.critics(*pair).reshape(-1, len(rows)).min(0).values
+                         for pair in ((obs, action), (next_obs, agent.actor.act(next_obs))))
+            squares["holdout_td"] = (q - torch.addcmul(reward, 1 - done, next_q, value=agent.args.gamma)).square()
         for name, square in squares.items():
             total[name] = total.get(name, 0.0) + square.sum() / len(data.holdout)
     return total
 
 
+@torch.no_grad()
 def has_critics(agent) -> bool:
-    """Is there a module `critics(obs, action) -> (k, B)`, as in every file here but bc.py and morel.py, and a gamma?"""
+    """Is there a module `critics(obs, action) -> (k, B)`, or (B,) for a single one, and a gamma? There is in every file
+    of algorithms/ but bc.py and morel.py; a file of the user's whose critics have another form has none."""
     critics = getattr(agent, "critics", None)
-    return (isinstance(critics, nn.Module) and hasattr(agent.args, "gamma")
-            and list(inspect.signature(critics.forward).parameters)[:2] == ["obs", "action"])
+    if not (isinstance(critics, nn.Module) and hasattr(getattr(agent, "args", None), "gamma")
+            and list(inspect.signature(critics.forward).parameters)[:2] == ["obs", "action"]):
+        return False
+    batch = agent.data.split(agent.data.rows[:7])
+    q = critics(batch.obs, batch.action)
+    return isinstance(q, Tensor) and q.ndim <= 2 and q.shape[-1:] == batch.reward.shape
 
 
 def check_holdout(args, data, script) -> None:
