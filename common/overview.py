@@ -33,7 +33,8 @@ def _range(x):
 def _columns(x):
     ends = np.stack([x.min(0), x.max(0)])
     still = int((ends[0] == ends[1]).sum())
-    return f"{_range(ends)} in {x.shape[1]} dimensions" + f", {still} of which never change" * (still > 0)
+    size = f"{x.shape[1]} dimension{'s' * (x.shape[1] > 1)}"
+    return f"{_range(ends)} in {size}" + f", {still} of which never change" * (still > 0)
 
 
 def _doubts(arrays, lengths, timeouts):
