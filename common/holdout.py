@@ -35,7 +35,7 @@ def held_out(episodes: int, share: float, name: str) -> np.ndarray:
 
 def set_aside(rows: np.ndarray, episodes: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rows and the bounds (E, 2) of the episodes that are left, and rows of those `held`, evenly spread, at most
-    MOST. What is left moves forward within `rows`, which has no second copy."""
+    MOST; a line says how many. What is left moves forward within `rows`, which has no second copy."""
     lengths = np.diff(episodes)[:, 0]
     row_held = np.repeat(held, lengths)
     index = np.flatnonzero(row_held)
@@ -56,12 +56,12 @@ def errors(agent) -> dict[str, Tensor]:
         holdout_cloning = mean (pi(s) - a)^2, over rows and dimensions; pi(s) is actor.act(s), as evaluation plays it
         holdout_td = mean (min_k Qk(s, a) - r - gamma (1 - d) min_k Qk(s', pi(s')))^2
 
-    Qk are the agent's own critics, not the targets, so this is how far they are from their fixed point: it starts near
-    the mean squared reward, also where the critic loss, against a slow target, is small already, and falls as Q grows to
-    the returns. The same is taken of every algorithm, also of one with another target (IQL's V(s'), One-step's next
-    action of the data, SAC's entropy): compare a run with itself and with runs of its kind. Errors that rise again are
-    those of a policy or a critic that overfits or diverges; low ones are no proof of a good policy. An agent without
-    such critics (`has_critics`) has cloning alone.
+    Qk are the agent's own critics, not the targets, so holdout_td is how far they are from their fixed point. It starts
+    near the mean squared reward and falls as Q grows to the returns; the critic loss, whose target moves slowly, is
+    small long before. The same error is taken of every algorithm, also of one with another target (IQL's V(s'),
+    One-step's next action of the data, SAC's entropy). So compare a run with itself and with runs of its kind. Errors
+    that rise again are those of a policy or a critic that overfits or diverges; low ones are no proof of a good policy.
+    An agent without such critics (`has_critics`) has holdout_cloning alone.
     """
     data, total = agent.data, {}
     if getattr(data, "holdout", None) is None:

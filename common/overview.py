@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from common.files import BOUNDS
+
 STILL = 0.01  # standard deviation, in bounds -1 and 1, below which an action barely moves
 PIECE = 2**16  # rows at a time, so that no array is copied
 
@@ -13,7 +15,8 @@ def overview(arrays: dict, timeouts: np.ndarray, source: dict) -> list[str]:
     stops = np.union1d(ends, len(rewards))
     lengths, timeouts = np.diff(stops, prepend=0), timeouts & ~terminals
     returns = np.add.reduceat(rewards, stops - lengths, dtype=np.float64)
-    low, high = (" ".join(f"{x:g}" for x in dict.fromkeys(source.get(f"action_{end}", ()))) for end in ("low", "high"))
+    bounds = [source.get(key, []) for key in BOUNDS]
+    low, high = (" ".join(f"{x:g}" for x in (b[:1] if len(set(b)) == 1 else b)) for b in bounds)  # one, or all
     scaled = f", scaled from bounds {low} and {high}" if low else ""
     unended = "; the last has no end" if len(stops) > len(ends) else ""
     return [f"  episodes      {len(stops):,} of {_range(lengths)} rows, {len(rewards):,} in all; true ends: "

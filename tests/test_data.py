@@ -440,7 +440,8 @@ def test_actions_that_nobody_scaled_have_two_doubts(tmp_path, capsys):
     warnings = overview_of(save(tmp_path / "f.npz", f | {"actions": f["actions"] / 1000}), capsys)[1]
     assert len(warnings) == 2 and warnings[0].startswith("actions barely move")
     assert re.match(r"actions fill half of their bounds or less, -0\.000\d+ to 0\.000\d+ of -1 to 1", warnings[1])
-    assert overview_of(tmp_path / "f.npz", capsys, action_low=-0.001, action_high=0.001)[1] == []
+    lines, warnings = overview_of(tmp_path / "f.npz", capsys, action_low=-0.001, action_high=[0.001, 0.002])
+    assert warnings == [] and lines[3].endswith(" in 2 dimensions, scaled from bounds -0.001 and 0.001 0.002")
 
 
 @minari_warns
