@@ -16,7 +16,7 @@ def overview(arrays: dict, timeouts: np.ndarray, source: dict) -> list[str]:
     lengths, timeouts = np.diff(stops, prepend=0), timeouts & ~terminals
     returns = np.add.reduceat(rewards, stops - lengths, dtype=np.float64)
     bounds = [source.get(key, []) for key in BOUNDS]
-    low, high = (" ".join(f"{x:g}" for x in (b[:1] if len(set(b)) == 1 else b)) for b in bounds)  # one, or all
+    low, high = (" ".join(f"{x:g}" for x in (b[:1] if len(set(b)) == 1 else b)) for b in bounds)
     scaled = f", scaled from bounds {low} and {high}" if low else ""
     unended = "; the last has no end" if len(stops) > len(ends) else ""
     return [f"  episodes      {len(stops):,} of {_range(lengths)} rows, {len(rewards):,} in all; true ends: "
