@@ -46,8 +46,8 @@ def _doubts(arrays, lengths, timeouts):
     longest = lengths.max(initial=0)
     at_limit = int((lengths == longest).sum())
     if longest > 1 and not timeouts.any() and (at_limit == len(lengths) > 1 or at_limit >= max(10, len(lengths) / 10)):
-        yield (f"{at_limit:,} of {len(lengths):,} episodes end truly after {longest:,} rows, none by a timeout. If that "
-               "is a time limit, mark it in `timeouts`, not in `terminals`: after a true end nothing counts")
+        yield (f"{at_limit:,} of {len(lengths):,} episodes end truly after {longest:,} rows, none by a timeout. If "
+               "that is a time limit, mark it in `timeouts`, not in `terminals`: after a true end nothing counts")
     if still := [str(i) for i, std in enumerate(_std(actions)) if std < STILL]:
         which = "actions" if len(still) == actions.shape[1] else f"actions in dimension {', '.join(still)}"
         yield f"{which} barely move: their standard deviation is below {STILL:g}, of bounds -1 and 1"
