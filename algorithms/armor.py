@@ -479,7 +479,7 @@ class ARMOR:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     agents = [ARMOR(args, data, seed) for seed in args.seeds]
     if args.reference != "bc":
         for agent in agents:

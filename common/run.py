@@ -26,6 +26,7 @@ from common import InputError, RunError, friendly, in_main_thread, keep_memory, 
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
 from common.checkpoint import check_fit, facts, read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
+from common.holdout import check_holdout, errors
 from common.physics import version
 
 
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, args, agents: list):
         self.args, self.agents, self.data = args, agents, agents[0].data
         self.script = Path(inspect.getfile(type(agents[0])))
+        check_holdout(args, self.data, self.script)
         self.task = evaluation_task(self.data, args.eval_env)
         self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
@@ -154,6 +156,7 @@ class Run:
         """
         if not self.due(step):
             return
+        logs = [log | errors(agent) for log, agent in zip(logs, self.agents)]
         rows = [{"step": step, "seed": seed} | _numbers(log) for seed, log in zip(self.args.seeds, logs)]
         self.headers.setdefault("log.csv", list(rows[0]))
         for row in rows if self._has_row(step) else ():
@@ -161,6 +164,9 @@ class Run:
                 raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {row['seed']}; see "
                                f"{self.folder}")
             self._append("log.csv", row)
+        if self._has_row(step) and self.bar is not None and not self.evaluator:  # the first two and the held-out
+            keys = [key for i, key in enumerate(rows[0]) if i in (2, 3) or key.startswith("holdout_")]
+            self.bar.set_postfix_str("  ".join(f"{key} {np.mean([row[key] for row in rows]):.3g}" for key in keys))
 
     def evaluate(self, step: int, last: bool = False) -> None:
         """Hand actors to the evaluator, each `eval_every` updates and at the last; take delivery of what is done."""
