@@ -142,16 +142,19 @@ def draw(ratio, size, std, table):
     line(last, eps, wide, style[names[1]])
     last.axhline(NOMINAL, color="black", linestyle="--", lw=1)
     last.set(xscale="log", xlabel="eps", ylabel="coverage of the truth", ylim=(0, 1.05))
-    ends = {right: {"equal": (size.max(), size.max())}, below: {"RORL": (eps[-1], rms[-1]), "slope 2": (eps[-1], slope[-1])},
-            last: {names[0]: (eps[-1], covered[-1]), names[1]: (eps[-1], wide[-1]), "without bias": (eps[-1], NOMINAL)}}
+    ends = {right: {"equal": (size.max(), size.max())},
+            below: {"RORL": (eps[-1], rms[-1]), "slope 2": (eps[-1], slope[-1])},
+            last: {names[0]: (eps[-1], covered[-1]), names[1]: (eps[-1], wide[-1]),
+                   "without bias": (eps[-1], NOMINAL)}}
     name_lines(figure, ends, style)
     return figure
 
 
 def caption(refits: int) -> str:
-    return (f"Theorem 2 in numbers, at {POINTS:,} test points; (b) and (c): eps {EPS:g}. (c) and (e): n = {refits:,} refits "
-            f"with fresh noise; (b) and (d): computed, n = 1. (e): the share of refits and points whose Q is within "
-            f"beta = {BETA:g} bonuses of the truth, and with beta + shift. No interval is drawn: single features and truth.")
+    return (f"Theorem 2 in numbers, at {POINTS:,} test points; (b) and (c): eps {EPS:g}. (c) and (e): n = {refits:,} "
+            "refits with fresh noise; (b) and (d): computed, n = 1. (e): the share of refits and points whose Q is "
+            f"within beta = {BETA:g} bonuses of the truth, and with beta + shift. No interval is drawn: the features "
+            "and the truth are drawn once.")
 
 
 def main(args: Args):
@@ -173,9 +176,9 @@ def main(args: Args):
     print(f"    bonus, RORL / PBRL, at {POINTS} points: max {ratio.max():.4f}, mean {ratio.mean():.4f}")
     print(f"(c) std over {args.refits} refits / bonus - 1: up to {wrong.max():.4f}, mean {wrong.mean():.4f}")
     print(f"    no noise on smoothing rows: std / bonus, mean {(quiet / size).mean():.4f}")
-    print(f"(d), (e)\n     eps  rms bias  exponent  coverage, beta {BETA:g}     shift  coverage, beta + shift")
+    print(f"(d)  eps  rms bias  exponent  (e) coverage, beta {BETA:g}     shift  coverage, beta + shift")
     for row in table:
-        print("    {:4.2f}{:10.5f}{:10.2f}{:18.4f}{:10.4f}{:24.4f}".format(*row).replace("nan", "   "))
+        print("    {:4.2f}{:10.5f}{:10.2f}{:22.4f}{:10.4f}{:24.4f}".format(*row).replace("nan", "   "))
     print(f"figure: {path}")
 
 

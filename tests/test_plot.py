@@ -16,6 +16,11 @@ from tests.test_page import write_run
 SCRIPT = ROOT / "benchmark/plot.py"
 
 
+def three(*names) -> set[str]:
+    """The files of figures."""
+    return {f"{name}.{form}" for name in names for form in ("png", "pdf", "svg")}
+
+
 def test_groups(tmp_path, capsys):
     """Runs that differ in nothing but seeds; of a seed that is there twice, the newest."""
     write_run(tmp_path / "b", "rorl", evaluations={0: {100: 1.0}, 1: {100: 2.0}}, words="--num-critics 5", num_critics=5, started="20261101-000001")
@@ -80,7 +85,7 @@ def test_any_set_of_folders(tmp_path):
     assert "Fewer than five seeds in 3 cells: one seed has no std, with 2 the 95% interval of the mean is ± 12.7 times the std." in text
     assert ["hopper-medium-v2", "td3_bc", "-", "0", "-", "-", "unfinished:", "200", "of", "5,000", "updates"] in lines
     (page,) = out.glob("*.html")
-    assert {path.name for path in out.iterdir()} == {f"{page.stem}{suffix}" for suffix in (".html", ".curves.png", ".profile.png")} and text.count(str(out)) == 3
+    assert {path.name for path in out.iterdir()} == {page.name} | three(f"{page.stem}.curves", f"{page.stem}.profile") and text.count(str(out)) == 3
     assert page.stem.startswith("5-runs.")
     html = page.read_text(encoding="utf-8")
     data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
@@ -91,7 +96,7 @@ def test_any_set_of_folders(tmp_path):
     assert "1 algorithm, 1 dataset, 2 seeds. Left out: td3_bc (no finished run); D4RL/pen/human-v2 (raw returns)." in html
     first = page.read_bytes()
     main(Args(tuple(reversed(sorted(runs.iterdir()))), out))
-    assert page.read_bytes() == first and len(list(out.iterdir())) == 3
+    assert page.read_bytes() == first and len(list(out.iterdir())) == 7
     for words in ({"score": "best"}, {"runs": (runs / "rorl0", runs / "rorl1")}, {"runs": (runs / "rorl0",)}):
         main(Args(**{"runs": tuple(sorted(runs.iterdir())), "out": out} | words))
     assert page.read_bytes() == first and len(list(out.glob("*.html"))) == 4 and len(list(out.glob("rorl0.*.html"))) == 1  # nothing is replaced by other runs
@@ -100,7 +105,7 @@ def test_any_set_of_folders(tmp_path):
 def test_nothing_finished_and_another_score(tmp_path, capsys):
     write_run(tmp_path / "a", finished=False, updates=900)
     main(Args((tmp_path / "a",), tmp_path / "out", "mine"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "mine.curves.png"} and "200 of 900 updates" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html"} | three("mine.curves") and "200 of 900 updates" in capsys.readouterr().out
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b/eval.csv").unlink()
     main(Args((tmp_path / "b",), tmp_path / "none"))
@@ -134,11 +139,11 @@ def test_names_are_data(tmp_path, capsys):
         write_run(tmp_path / f"runs/{i}", "rorl", env=nasty, words=f"'{nasty}'")
         write_run(tmp_path / f"runs/{i}b", f"{nasty.replace('/', '')[:99]}", env="hopper-medium-v2", words=f"--x '{nasty}")
     main(Args(tuple((tmp_path / "runs").iterdir()), tmp_path / "out", "p"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.html", "p.curves.png", "p.profile.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"p.html"} | three("p.curves", "p.profile")
     html = (tmp_path / "out/p.html").read_text(encoding="utf-8")
     data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
     assert len(data["curve"]) == len(NAMES) + 1 and len(data["names"]) == len(NAMES) and max(map(len, data["names"])) <= 200
-    assert "<script>alert" not in html and html.count("</script>") == 3
+    assert "<script>alert" not in html and html.count("</script>") == 2
     out = capsys.readouterr().out
     assert "two\\nlines" in out and out.partition("\n\n")[0].count("\n") == 2 * len(NAMES) - 1 and out.encode()
 

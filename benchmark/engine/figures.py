@@ -20,7 +20,7 @@ COLOURS = "#1f78c8", "#d55e00", "#009e73", "#cc6fa8", "#7a4fd0", "#9c8200", "#75
 MARKERS = "o", "s", "^", "D", "v", "P", "X"  # seven beside eight colours: 56 pairs before one comes again
 FORMATS = "png", "pdf", "svg"
 WIDEST = 4  # panels in a row
-LONGEST = 26  # characters of a name that stands at its line; longer names go to a legend
+LONGEST = 30  # characters of a name that stands at its line; longer names go to a legend
 MOST = 24  # names beside a panel; more go to a legend, too
 BAND = 0.16  # opacity
 
@@ -33,10 +33,14 @@ def save(figure: Figure, path: Path, caption: str) -> None:
     figure.text(0.005, -0.01, told, va="top", fontsize=7, color="#444444", parse_math=False, linespacing=1.4)
     metadata = {"png": {"Description": caption, "Software": None}, "svg": {"Description": caption, "Date": None},
                 "pdf": {"Subject": caption, "CreationDate": None}}
+    figure.set_dpi(150)
+    figure.draw_without_rendering()  # its layout, once for all three
+    figure.set_layout_engine("none")
+    edges = figure.get_tightbbox().padded(0.1)
     fixed = {"svg.hashsalt": "solo", "pdf.fonttype": 42, "svg.fonttype": "path"}  # 42: fonts that journals accept
     for form in FORMATS:
         with whole(path.with_suffix(f".{form}")) as part, matplotlib.rc_context(fixed):
-            figure.savefig(part, dpi=150, bbox_inches="tight", format=form, metadata=metadata[form])
+            figure.savefig(part, dpi=150, bbox_inches=edges, format=form, metadata=metadata[form])
 
 
 def styles(names) -> dict[str, Style]:
@@ -47,6 +51,7 @@ def styles(names) -> dict[str, Style]:
 
 def number(counts, what: str = "seed") -> str:
     """"n = 2 seeds", or "n = 1 to 2 seeds"."""
+    counts = list(counts)
     low, high = min(counts), max(counts)
     return f"n = {low if low == high else f'{low} to {high}'} {what}{'s' * (high > 1)}"
 
@@ -95,6 +100,8 @@ def tidy(ax, title: str) -> None:
     wrapped = [part for row in title.split("\n") for part in textwrap.wrap(row, 42, break_on_hyphens=False)]
     ax.set_title("\n".join(wrapped[:3]), fontsize=9, parse_math=False)  # a name may have a $
     ax.tick_params(labelsize=8)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set_size(9)
     ax.grid(alpha=0.25, lw=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
