@@ -161,37 +161,48 @@ def draw(pi):
     bar.ax.tick_params(labelsize=8)
     shown = {"mu": MU, "action 1": np.eye(3)[1], "action 2": np.eye(3)[2], "game,\nbeta = 1": solve(pi, F, 1)[0][0]}
     for k, name in enumerate("AB"):
-        gains = [improvement(policy, values(F))[k] for policy in shown.values()]
-        bars.bar(np.arange(4) + 0.4 * k - 0.2, np.array(gains, float), 0.4, label=f"if {name} is true", color=COLOURS[k])
+        gains = np.array([improvement(policy, values(F))[k] for policy in shown.values()], float)
+        bars.bar(np.arange(4) + 0.4 * k - 0.2, gains, 0.4, label=f"if {name} is true", color=COLOURS[k])
     bars.set_xticks(range(4), list(shown))
     bars.set(ylabel="improvement on mu", ylim=(-0.6, 1.3))
-    betas, consistent = [float(beta) for beta in CURVE], values(F)[:2]
-    ours, drawn = [solve(pi, F, beta) for beta in CURVE], [beta <= 0.1 for beta in betas]
+    bars.legend(fontsize=8, ncols=2, frameon=False)
     style = styles(("pi(0)", "value", "relative (1)", "absolute (6)"))
-    ends = {sweep: {}, harm: {}}
-    found = {"pi(0)": [best[0][0] for best, _, _ in ours], "value": [value for _, value, _ in ours]}
-    closed = [closed_form(beta) for beta in betas]
-    for (label, its), told in zip(found.items(), ([best[0] for best, _ in closed], [value for _, value in closed])):
-        sweep.plot(betas, np.array(its, float), ls="", ms=4, **style[label])
-        sweep.plot(betas, np.array(told, float), "k--", lw=1)
-        ends[sweep][label] = betas[sum(drawn) - 1], float(its[sum(drawn) - 1])
-    sweep.set(xlabel="beta (dashed: closed form (5))", xlim=(-0.005, 0.105))
-    for label, absolute in (("relative (1)", False), ("absolute (6)", True)):
-        best = [solve(pi, F | LOW, beta, absolute)[0][0] for beta in CURVE]
-        its = [float(improvement(policy, consistent).min()) for policy in best]
-        harm.plot(betas, its, ms=3, **style[label])
-        ends[harm][label] = betas[-1], its[-1]
-    harm.set(xlabel="beta", ylabel="improvement on mu", ylim=(-0.6, 0.5))
+    name_lines(figure, {sweep: draw_sweep(sweep, pi, style), harm: draw_harm(harm, pi, style)}, style)
     for ax in (bars, sweep, harm):
         ax.axhline(0, color="black", linewidth=0.8)
-    bars.legend(fontsize=8, ncols=2, frameon=False)
-    name_lines(figure, ends, style)
     return figure
 
 
-CAPTION = ("ATAC's game, solved on a grid of policies. Above: what every policy earns, its path in play and the solution. "
-           "Below: who improves on the data's policy mu, the solution against beta, and what an absolute pessimism "
-           "costs. All is computed with fractions and nothing is drawn at random: n = 1, no interval.")
+def draw_sweep(ax, pi, style):
+    """The solution against beta up to 0.1, beside (5); where its lines end, by their names."""
+    betas, ends = [beta for beta in CURVE if beta <= 0.1], {}
+    games, closed = ([solve(pi, F, beta) for beta in betas], [closed_form(beta) for beta in betas])
+    found = {"pi(0)": ([best[0][0] for best, _, _ in games], [best[0] for best, _ in closed]),
+             "value": ([value for _, value, _ in games], [value for _, value in closed])}
+    x = np.array(betas, float)
+    for label, (ours, told) in found.items():
+        ax.plot(x, np.array(ours, float), ls="", ms=4, **style[label])
+        ax.plot(x, np.array(told, float), "k--", lw=1)
+        ends[label] = x[-1], float(ours[-1])
+    ax.set(xlabel="beta (dashed: closed form (5))")
+    return ends
+
+
+def draw_harm(ax, pi, style):
+    """The worse improvement under A and B against beta, with LOW; where its lines end, by their names."""
+    x, ends = np.array(CURVE, float), {}
+    for label, absolute in (("relative (1)", False), ("absolute (6)", True)):
+        best = [solve(pi, F | LOW, beta, absolute)[0][0] for beta in CURVE]
+        its = [float(worse(policy)) for policy in best]
+        ax.plot(x, its, ms=3, **style[label])
+        ends[label] = x[-1], its[-1]
+    ax.set(xlabel="beta", ylabel="improvement on mu", ylim=(-0.6, 0.5))
+    return ends
+
+
+CAPTION = ("ATAC's game, solved on a grid of policies. Above: what every policy earns, its path in play and the "
+           "solution. Below: who improves on the data's policy mu, the solution against beta, and what absolute "
+           "pessimism costs. All is computed with fractions, nothing is drawn at random: n = 1, no interval.")
 
 
 def line(first, *cells):

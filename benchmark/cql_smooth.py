@@ -212,8 +212,8 @@ def caption(rows: list[dict]) -> str:
     for row in rows:
         seeds.setdefault((row["task"], row["agent"]), set()).add(row["seed"])
     episodes = sorted({int(row["episodes"]) for row in rows})
-    return ("Score without an attack and under the worst of all attacks of a radius eps, in std of the observations: the "
-            f"least of their means over seeds ({number(map(len, seeds.values()))}, "
+    return ("Score without an attack and under the worst of all attacks of a radius eps, in std of the observations: "
+            f"the least of their means over seeds ({number(map(len, seeds.values()))}, "
             f"{number(episodes, 'episode')} each). No interval is drawn, for a least mean has none of its own.")
 
 
@@ -239,8 +239,8 @@ def draw_planes(pictures: dict, radius: float, this: grid.Grid) -> Figure:
     return figure
 
 
-PLANES = ("Q(s + delta, a) - Q(s, a) in a plane around one state of the data, the action as it was: that state of 200 whose "
-          "Q changes as much as in the median. n = 1 model (the first seed) and 1 state, so no interval is drawn.")
+PLANES = ("Q(s + delta, a) - Q(s, a) in a plane around one state of the data, the action as it was: that state of 200 "
+          "whose Q changes as much as in the median. n = 1 model (the first seed) and state, so no interval is drawn.")
 
 
 def report(rows: list[dict], path: Path) -> None:

@@ -188,8 +188,8 @@ def draw(tables: dict[str, list[dict]]):
     return figure
 
 
-CAPTION = ("What each agent counts with (coloured) beside the truth (black), and the action that it chooses: filled, what "
-           "it is promised there, hollow, what it finds. n = 1 run of each, so no interval is drawn.")
+CAPTION = ("What each agent counts with (coloured) beside the truth (black), and the action that it chooses: filled, "
+           "what it is promised there, hollow, what it finds. n = 1 run of each, so no interval is drawn.")
 
 
 def stretches(x, here) -> list[tuple[float, float]]:

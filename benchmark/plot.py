@@ -100,8 +100,8 @@ def name(run: Run, firsts: list[Run]) -> str:
 
 
 def brief(runs: dict[str, Run]) -> dict[str, str]:
-    """{name: what stands at a line of a figure}: the algorithm and one flag that no other of its names has, or all flags
-    that not every one of them has; the whole name where that does not tell it from another."""
+    """{name: what stands at a line of a figure}: the algorithm and one flag that no other of its names has, or all
+    flags that not every one of them has; the whole name where that does not tell it from another."""
     short = {}
     for which, run in runs.items():
         others = [other.flags for name, other in runs.items() if other.algorithm == run.algorithm and name != which]

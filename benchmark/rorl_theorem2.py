@@ -15,10 +15,11 @@ with true y^, Q is likely within Gamma of the truth; and RORL's Gamma is smaller
     |bias(phi)| <= shift bonus(phi),  shift = [w*' S inv(Lambda~) S w*]^(1/2)                              (6)
 
 (a) A case by hand, printed. The figure has the others. (b) Lambda~ - Lambda is positive definite, so every
-bonus shrinks. (c) The std of phi' w~ over refits with fresh unit noise on every row is the bonus: an ensemble's
-std measures it. Without noise on rows Phi / sqrt(n) (the algorithm's target is exactly 0) it is smaller. (d) The
-bias, and (e) how often Gamma covers the truth. The truth is linear: y and y^ are phi' w* plus noise. A smoothing row says 0 where the truth is Phi' w*, of order eps, and pulls along Phi, of
-order eps too: the bracket in (3) has mean Lambda w*, hence (5), of order eps^2. Gamma knows the noise of (c)
+bonus shrinks. (c) The std of phi' w~ over refits with fresh unit noise on every row is the bonus: an
+ensemble's std measures it. Without noise on rows Phi / sqrt(n) (the algorithm's target is exactly 0) it is
+smaller. (d) The bias, and (e) how often Gamma covers the truth. The truth is linear: y and y^ are phi' w*
+plus noise. A smoothing row says 0 where the truth is Phi' w*, of order eps, and pulls along Phi, of order
+eps too: the bracket in (3) has mean Lambda w*, hence (5), of order eps^2. Gamma knows the noise of (c)
 only: a fixed beta covers the truth while eps is small, beta + shift (of order eps^2 too) at any eps.
 
 Run: python benchmark/rorl_theorem2.py

@@ -116,7 +116,7 @@ def line(ax, x, y, style: Style, low=None, high=None, steps: bool = False) -> No
 
 
 def name_lines(figure: Figure, ends: dict, style: dict[str, Style], words=lambda name: name) -> None:
-    """`ends`: {axes: {name: (x, y), where its line ends}}: each name right of its line; a legend, where they do not fit.
+    """`ends`: {axes: {name: (x, y), where its line ends}}: each name right of its line; else, in a legend.
 
     `words`: what is written for a name.
     """
@@ -179,7 +179,7 @@ def legend(figure: Figure, names: dict[str, Style], title: str = "") -> None:
 
 
 def attack_figure(rows: list[dict], path: Path) -> None:
-    """Score against eps: a block of panels per task, a panel per attack, a line per agent (mean of seeds, band: std)."""
+    """Score against eps: panels per task and attack, a line per agent (mean of seeds, band: std)."""
     kind = [(row["attack"], row["optimizer"], row["step"]) for row in rows]
     attacks = [panel for panel in dict.fromkeys(kind) if panel[0] != "clean"] or [("clean", "", "")]
     tasks, agents = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "agent"))
@@ -243,7 +243,7 @@ def _range(counts: set[int]) -> str:
 
 
 def profile_figure(compared: dict, style: dict[str, Style], path: Path, short: dict[str, str] = {}) -> None:
-    """`compared`: {title: (taus (T,), {algorithm: (3, T), share of runs above taus and its interval}, seeds, datasets)};
+    """`compared`: {title: (taus (T,), {algorithm: share of runs above taus and its interval (3, T)}, seeds, datasets)};
     `short`: names at the lines."""
     figure, axes = panels([list(compared)], size=(3.8, 2.8))
     texts = {name: short.get(name, name) for _, rows, *_ in compared.values() for name in rows}
@@ -265,7 +265,7 @@ def profile_figure(compared: dict, style: dict[str, Style], path: Path, short: d
 
 
 def profile_caption(seeds: int, datasets: int) -> str:
-    return (f"n = {seeds * datasets} runs of each algorithm, {seeds} seed{'s' * (seeds > 1)} on {datasets} "
+    return (f"{number([seeds * datasets], 'run')} of each algorithm, {seeds} seed{'s' * (seeds > 1)} on {datasets} "
             f"dataset{'s' * (datasets > 1)}. {spread([seeds], '95% bootstrap interval over seeds')}")
 
 

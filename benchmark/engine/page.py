@@ -1,7 +1,7 @@
 """A results page: one HTML file that needs no network, with a table, learning curves, robust statistics and times.
 
-page.html has its styles and the script that draws the plots; all numbers and nothing else are put in. The same runs give
-the same bytes.
+page.html has its styles and the script that draws the plots; all numbers and nothing else are put in. The same runs
+give the same bytes.
 """
 
 import json
@@ -19,6 +19,7 @@ from benchmark.engine.robust import (NAMES, REPETITIONS, Comparison, aggregates,
                                      thresholds)
 from benchmark.engine.runs import TIMES, duration, plain
 
+NONE = "<p>No evaluations yet.</p>"
 POINTS = 200  # of a logged line, at most twice as many
 Cell = tuple[str, float | str | None]  # its HTML and what it is sorted by; None stays last
 
@@ -45,7 +46,7 @@ def write(path: Path, title: str, notes: list[str], how: str, rows: list[dict], 
         "logs": logged,
         "notes": "\n".join(f'<p class="banner" role="note">{escape(note)}</p>' for note in notes),
         "table": table(rows, groups, names, datasets, [panel["dataset"] for panel in panels], seeds),
-        "curves": "\n".join(_panel(i, panel, names, short) for i, panel in enumerate(panels)) or "<p>No evaluations yet.</p>",
+        "curves": "\n".join(_panel(i, panel, names, short) for i, panel in enumerate(panels)) or NONE,
         "statistics": "\n".join(text for _, text in compared) or "<p>None: no finished run has a normalised score.</p>",
         "data": _json({"names": names, "short": short, "colours": COLOURS, "markers": len(MARKERS), "curve": panels,
                        "profile": [plot for plot, _ in compared], "time": [points], "log": drawn})}
@@ -133,8 +134,9 @@ def mean_of(datasets: int) -> str:
     return f"mean of {datasets} dataset{'s' * (datasets != 1)}"
 
 
-def _name(text):
-    return f'<span class="name">{escape(text)}</span>'
+def _name(text, whole=""):
+    title = f' title="{escape(whole)}"' * (whole not in ("", text))
+    return f'<span class="name"{title}>{escape(text)}</span>'
 
 
 def pair(mean: str, std: str, digits: int = 1) -> str:
@@ -208,13 +210,14 @@ def statistics(comparison: Comparison, i: int, names: list[str], short: list[str
     taus = thresholds(scores)
     plot = {"taus": taus, "lines": [{"a": names.index(name), "share": rows[0], "low": rows[1], "high": rows[2]}
                                     for name, rows in profiles(scores, taus).items()]}
-    body = [[(_name(name), name), *((_interval(*row, ".1f"), row[0]) for row in rows)]
+    told = dict(zip(names, short))
+    body = [[(_name(told[name], name), name), *((_interval(*row, ".1f"), row[0]) for row in rows)]
             for name, rows in aggregates(scores).items()]
     better, lines = improvements(scores), []
     for x in algorithms:
         row = "".join(f"<td>{_interval(*better[x, y], '.2f') if x != y else ''}</td>" for y in algorithms)
-        lines.append(f'<tr><th scope="row">{_name(x)}</th>{row}</tr>')
-    top = "".join(f'<th scope="col">{_name(f"over {name}")}</th>' for name in algorithms)
+        lines.append(f'<tr><th scope="row">{_name(told[x], x)}</th>{row}</tr>')
+    top = "".join(f'<th scope="col">{_name(f"over {told[name]}", name)}</th>' for name in algorithms)
     mark = ' <span class="badge">stand-in data</span>' * comparison.standin
     one = "<p>With one seed there is no interval: values only.</p>" if comparison.seeds == 1 else ""
     text = (f"<p>{escape(str(comparison))}{mark}</p>{one}" + sortable(["algorithm", *NAMES], body, name="aggregates")
@@ -265,7 +268,8 @@ def timing(groups: list[Group], score: str, names: list[str], short: list[str]) 
 
 
 def logging(groups: dict[str, dict]) -> tuple[list[dict], str]:
-    """Plots of what was logged, one a column and a line a seed, thinned to POINTS; and their HTML. Empty without any."""
+    """Plots of what was logged, one a column and a line a seed, thinned to POINTS; and their HTML. Empty without any.
+    """
     plots, articles = [], []
     for title, logged in groups.items():
         html = []
