@@ -125,7 +125,7 @@ def draw(ratio, size, std, table):
     titles = ["(b) RORL's bonus is smaller", "(c) std over refits is the bonus", "(d) RORL's bias", "(e) coverage"]
     figure, (left, right, below, last) = panels([titles], 2, (3.8, 2.8))
     names = "RORL", "RORL, beta + shift"
-    style = styles(names) | {name: {"color": "#000000", "marker": ""} for name in ("slope 2", "without bias", "equal")}
+    style = styles(names) | {name: {"color": "black", "marker": ""} for name in ("slope 2", "without bias", "equal")}
     left.hist(ratio, bins=25, color=style["RORL"]["color"])
     left.axvline(1, color="black", linestyle="--")
     left.annotate("as large as PBRL's", (1, 0.5), (-4, 0), xycoords=("data", "axes fraction"), fontsize=8, rotation=90,

@@ -234,6 +234,26 @@ def test_the_same_runs_give_the_same_bytes(html, tmp_path):
     assert (tmp_path / "again.html").read_bytes() == html.read_bytes() and not list(html.parent.glob("*.tmp"))
 
 
+def test_a_page_is_small_and_says_n_and_the_interval(html):
+    text = html.read_text(encoding="utf-8")
+    assert len(text.encode()) < 300_000 and "plotly" not in text.lower()
+    captions = re.findall(r'<p class="caption">(.*?)</p>', text)
+    assert captions[:2] == ["Mean over seeds, n = 2 seeds. Band: ± one population standard deviation.",
+                            "Mean over seeds, n = 1 to 2 seeds. Band: ± one population standard deviation, none where n = 1."]
+    assert captions[2].startswith("n = 2 runs of each algorithm, 2 seeds on 1 dataset. Band: 95% bootstrap interval") and "No interval is drawn. n = 2 seeds." in captions[3]
+    assert len(captions) == text.count('class="plot"') == 4
+    assert text.count('<p class="hint" hidden>') == text.count('<div class="wide"') == 4  # every table
+    assert tables.page.mean_of(1) == "mean of 1 dataset"
+
+
+def test_a_grid_with_everything_is_small(tmp_path):
+    """18 datasets, 6 algorithms, 4 seeds, 10 evaluations: less than 300 kB."""
+    groups = [Group(f"d{d}", f"a{a}", {seed: write_run(tmp_path / f"{d}-{a}-{seed}", f"a{a}", env=f"d{d}", evaluations={seed: {100 * k: d + k / 3 for k in range(1, 11)}})
+                                       for seed in range(4)}) for d in range(18) for a in range(6)]
+    page.write(tmp_path / "p.html", "P", [], "How.", [row(group.dataset, group.algorithm, (1 / 3, 2.0)) for group in groups], groups, "last")
+    assert len((tmp_path / "p.html").read_bytes()) < 300_000
+
+
 def test_a_page_without_a_finished_run(tmp_path):
     rows = [row("hopper-medium-v2", "rorl", (), "104.8", "missing")]
     page.write(tmp_path / "none.html", "None", [], "How.", rows, [Group("hopper-medium-v2", "rorl", {})], "last")
@@ -277,6 +297,31 @@ def chromium(path, folder, *flags):
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert "CONSOLE" not in (log := done.stderr.decode(errors="replace")), log  # no error, nothing asked of a network
     return done.stdout.decode()
+
+
+NARROW = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument, all = (selector, f) => [...page.querySelectorAll(selector)].map(f);
+  const plot = page.querySelector(".plot"), mark = plot.querySelector(".marker").getBoundingClientRect();
+  plot.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: mark.left + mark.width / 2, clientY: mark.top + mark.height / 2}));
+  const told = {width: page.scrollingElement.scrollWidth, hints: all(".hint", hint => hint.hidden), tip: all(".tip div", line => line.textContent),
+    over: all(".plot svg text", text => text.getBoundingClientRect().right).filter(right => right > 390).length, names: all("#curves .panel:first-child .name-of-line", name => name.firstChild.data)};
+  const table = page.querySelector("#results .wide"), more = () => table.classList.contains("more");
+  told.more = [more()]; table.scrollLeft = 9999; table.dispatchEvent(new Event("scroll")); told.more.push(more());
+  document.body.append(Object.assign(document.createElement("pre"), {id: "told", textContent: JSON.stringify(told)}));
+}, 2000));
+</script></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+def test_chromium_on_a_telephone(html, tmp_path):
+    """390 px: nothing hangs over, a wide table says that it goes on, and a touch tells a point's numbers."""
+    inner = html.read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
+    (tmp_path / "narrow.html").write_text(f'<body><iframe style="width: 390px; height: 3000px; border: 0" srcdoc="{inner}"></iframe>{NARROW}', encoding="utf-8")
+    told = json.loads(re.search(r'<pre id="told">(.*?)</pre>', chromium(tmp_path / "narrow.html", tmp_path / "a", "--dump-dom"), re.S)[1])
+    assert told["width"] == 390 and told["over"] == 0 and told["more"] == [True, False] and told["hints"][0] is False
+    assert told["tip"][0] == "rorl" and told["tip"][1].startswith("update 100") and told["tip"][2] == "mean 52.5 ± 1.0, n = 2"
+    assert "rorl" in told["names"]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
