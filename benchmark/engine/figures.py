@@ -132,7 +132,7 @@ def name_lines(figure: Figure, ends: dict, style: dict[str, Style], words=lambda
 def _at_the_lines(ax, names: dict[str, tuple]) -> None:
     """{text: (x, y, colour)} right of the axes, none over another, each tied to its line's end."""
     height = ax.get_figure().get_figheight() / ax.get_subplotspec().get_gridspec().nrows
-    gap = 9.5 / 72 / (0.68 * height)  # of a line of text, in heights of the axes
+    gap = 11 / 72 / (0.7 * height)  # of a line of text, in heights of the axes
     ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
     places = [ax.transAxes.inverted().transform(ax.transData.transform(end[:2]))[1] for end in names.values()]
     for i, y in zip(np.argsort(places, kind="stable"), apart(sorted(places), gap)):
