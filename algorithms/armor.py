@@ -10,7 +10,7 @@ pessimistic is the adversary, not the disagreement of several.
 Qk, the paper's f, is critic k of two. A prime on Q marks a target network. The model M gives for a state s
 and an action a the reward R, and mean mu and std sigma of the standardised change of the state, S numbers
 each: z = (s' - s - m) / c, where m and c are the data's mean and std of s' - s. d = 1 where M's next state
-ends the episode. mean_b is the mean over a batch; i counts the S numbers of z, or the A dimensions of an action. pi
+ends the episode. mean_b is the mean over a batch; i counts S numbers of z, or A dimensions of an action. pi
 gives the mean and std of a Gaussian variable u, and the action is tanh(u). H is its entropy, and alpha is the
 weight of H. a~ and a' are draws from pi at s and s', and a^ is one of the reference at s; a gradient passes
 through a~ in (6) and (7) alone. A batch of the game is B real pairs (s, a), and B from the buffer below.
@@ -473,7 +473,8 @@ class ARMOR:
             fit, simulated_done = torch.zeros_like(q), torch.zeros_like(q)
         return {"critic_loss": self.critic_loss(pessimism, bellman).mean(), "bellman": bellman.mean(),
                 "pessimism": pessimism.mean(), "q": q, "actor_loss": actor_loss,
-                "alpha": self.log_alpha.exp(), "entropy": entropy, "fit": fit, "simulated_done": simulated_done, "holdout": holdout,
+                "alpha": self.log_alpha.exp(), "entropy": entropy, "fit": fit,
+                "simulated_done": simulated_done, "holdout": holdout,
                 "holdout_before": self.model.holdout_before.clone(), "reward_error": reward_error}
 
 

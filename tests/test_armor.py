@@ -15,7 +15,7 @@ from common.args import parse
 from common.data import Batch
 from common.reference import Reference, find_reference
 from tests import recipe
-from tests.helpers import ROOT, Script, assert_equal_trees, make_data, parameters, run_script, twin, write_npz
+from tests.helpers import ROOT, assert_equal_trees, make_data, parameters, run_script, twin, write_npz
 from tests.recipe import tensor
 from tests.recipe_models import A, B, S, batch, close, dataset, golden, mlp, normals
 
@@ -622,3 +622,91 @@ def test_held_out_rows_are_never_drawn():
         agent.update(log=False)
     held = set(map(tuple, agent.data.rows[agent.holdout].tolist()))
     assert len(held) == 6 and not seen & held and len(seen) == 54
+
+
+POLICY = ROOT / "common/policies/hopper-sac-040k.npz"
+
+
+def test_a_stored_policy_acts_as_in_the_stand_ins(monkeypatch):
+    """The mean for evaluation, and draws of the same distribution as common/standin.py's."""
+    from common import standin
+    reference = find_reference(make_args(reference=str(POLICY)), make_data())
+    obs, zero = torch.randn(5, S), np.random.default_rng(0)
+    theirs = standin._actor(POLICY.stem, A, type("Silent", (), {"standard_normal": staticmethod(lambda n, dtype: np.zeros(n, dtype))}))
+    np.testing.assert_allclose(reference.act(obs), np.stack([theirs(row) for row in obs.numpy()]), atol=1e-5)
+    drawing = standin._actor(POLICY.stem, A, zero)
+    ours, theirs = reference.sample(obs[:1].expand(4_000, S), torch.Generator().manual_seed(0)), np.stack([drawing(obs[0].numpy()) for _ in range(4_000)])
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.06)
+    np.testing.assert_allclose(ours.std(0), theirs.std(0), atol=0.06)
+
+
+def make_args(**flags) -> Args:
+    return Args(**dict(env="mine.npz", eval_env="hopper-medium-v2") | flags)
+
+
+@pytest.mark.parametrize("algorithm, kind", [("mopo", "sample"), ("sac_n", "from_policy"), ("awac", "from_policy"), ("atac", "gaussian"), ("td3_bc", "act"), ("iql", "act"),
+                                             ("combo", "act")])
+def test_references_act_with_their_own_noise(algorithm, kind):
+    from tests.helpers import small_agents
+    (agent,) = small_agents(algorithm, [0], **({"termination": "never"} if algorithm in ("mopo", "combo") else {}))
+    reference, obs = Reference(agent.actor, S), make_data().obs
+    first, second = (reference.sample(obs, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert reference.kind == kind and first.shape == (256, A) and first.abs().max() <= 1 and not first.requires_grad
+    assert torch.equal(first, second) == (kind == "act") and torch.equal(reference.act(obs), agent.actor.act(obs).clamp(-1, 1))
+    assert torch.equal(first, reference.sample(obs, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("name, told", [("nothing", "neither bc nor"), ("text.npz", "neither bc nor"), ("odd.npz", "its matrices are"), ("nan.npz", "not finite"),
+                                        ("empty", "no run folder"), (str(ROOT / "common/policies/halfcheetah-sac-040k.npz"), "has 17 observations and 6 actions")])
+def test_what_is_no_reference(name, told, tmp_path):
+    arrays = dict(np.load(POLICY))
+    (tmp_path / "text.npz").write_text("no zip")
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "odd.npz", **arrays | {"fc1/weight": np.zeros((3, 3))})
+    np.savez(tmp_path / "nan.npz", **arrays | {"fc1/bias": np.full(256, np.nan)})
+    with pytest.raises(InputError, match=told) as error:
+        find_reference(make_args(reference=str(tmp_path / name)), make_data())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["--beta", "0"], ["--beta", "-1"], ["--fit-coef", "0"], ["--fit-coef", "-2"], ["--reward-coef", "-1"]])
+def test_numbers_out_of_range(words):
+    with pytest.raises(InputError, match=f"{words[0]} .*give a number in") as error:
+        parse(Args, PAPER, ["--env", "hopper-medium-v2", *words])
+    assert "\n" not in str(error.value)
+
+
+RUN = ["--batch-size", 8, "--model-epochs", 1, "--eval-env", "hopper-medium-v2", "--eval-episodes", 2, "--eval-workers", 0, "--log-every", 7, "--save-seconds", 0]
+
+
+def table(folder):
+    with open(folder / "eval.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_against_a_run(tmp_path):
+    """Its score stands beside the actor's, in eval.csv, in result.json and in the report; a resumed run knows it."""
+    write_npz(tmp_path / "hopper.npz")
+    flags = ["--env", tmp_path / "hopper.npz", *RUN]
+    script = ROOT / "algorithms/armor.py"
+    code, out, err = run_script(script, *flags, "--runs", tmp_path / "bc", "--updates", 12, "--warm-start", 4, "--eval-every", 4, "--restart-every", 3)
+    assert code == 0, err
+    (bc,) = (tmp_path / "bc").iterdir()
+    rows = table(bc)
+    assert [row["reference"] == "" for row in rows] == [True, False, False] and rows[1]["reference"] == rows[2]["reference"]
+    assert rows[1]["reference"] == rows[0]["score"]  # the actor as the warm start left it
+    result = json.loads((bc / "result.json").read_text())["seeds"]["0"]
+    assert result["difference"] == float(rows[2]["difference"]) == float(rows[2]["score"]) - result["reference"]
+    assert "reference        difference" in out and f"{result['difference']:.1f}" in out
+    code, _, err = run_script(script, *flags, "--runs", tmp_path / "run", "--updates", 6, "--warm-start", 2, "--eval-every", 3, "--reference", bc)
+    assert code == 0, err
+    (run,) = (tmp_path / "run").iterdir()
+    before = {name: (run / name).read_bytes() for name in ("log.csv", "eval.csv")}
+    assert len(table(run)) == 2 and all(row["reference"] == rows[-1]["score"] for row in table(run))
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["agents"][0]["reference"]
+    theirs = torch.load(bc / "checkpoint.pt", weights_only=True)["agents"][0]["actor"]
+    assert_equal_trees({f"actor.{name}": value for name, value in theirs.items()}, dict(state))
+    (run / "result.json").unlink()
+    code, out, err = run_script(script, "--resume", run)
+    assert code == 0 and "resumed at update 6" in out and "reference" in json.loads((run / "result.json").read_text())["seeds"]["0"], err
+    assert before == {name: (run / name).read_bytes() for name in before}
