@@ -41,7 +41,7 @@ from matplotlib.patches import Rectangle
 
 from benchmark.engine import grid, tables
 from benchmark.engine.curves import evaluations
-from benchmark.engine.figures import save
+from benchmark.engine.figures import number, save
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.runs import digest, flags
@@ -281,16 +281,15 @@ def draw(this: grid.Grid, rows: list[dict]) -> Figure:
     bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02)
     bar.set_label("J(pi) - J(ref), points", **small)
     bar.ax.tick_params(labelsize=8)
-    figure.supxlabel(f"data that ARMOR learns from\n\n{caption(this, rows)}", fontsize=9)
+    figure.supxlabel("data that ARMOR learns from", fontsize=9)
     return figure
 
 
 def caption(this: grid.Grid, rows: list[dict]) -> str:
     """How many seeds a cell has, what a frame means, and whose data these are."""
-    counts = sorted(Counter((row["dataset"], row["reference"], row["beta"]) for row in rows).values())
-    n = f"n = {counts[0]}" + f" to {counts[-1]}" * (counts[0] < counts[-1])
+    n = number(Counter((row["dataset"], row["reference"], row["beta"]) for row in rows).values())
     data = " Stand-in data." * this.args.standin + " Own data among them." * bool(this.args.data)
-    return (f"{n} seed{'s' * (counts[-1] > 1)} a cell, last evaluation. Framed: worse than the reference by more than "
+    return (f"{n} a cell, last evaluation, no interval. Framed: worse than the reference by more than "
             f"{TOLERANCE:g} points.{data}")
 
 
@@ -331,8 +330,8 @@ def write(this: grid.Grid, rows: list[dict]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     if rows:
-        save(draw(this, rows), Path(f"{path}.png"))
-    print(f"\n{text}\n{path}.md and .csv{' and .png' * bool(rows)}")
+        save(draw(this, rows), Path(f"{path}.png"), caption(this, rows))
+    print(f"\n{text}\n{path}.md and .csv{', .png, .pdf and .svg' * bool(rows)}")
 
 
 if __name__ == "__main__":

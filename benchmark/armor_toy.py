@@ -155,8 +155,7 @@ def draw(policies) -> Figure:
         ax.set(xlim=(-0.05, 1.05), ylim=(-1, 1))
         ax.tick_params(axis="y", labelsize=8)
     axes[0].set_ylabel("worst case over worlds\nthat agree with the data", fontsize=9)
-    figure.supxlabel("probability of leaving the reference\n\nA dot is what each chooses. Left pays 0.1; right pays "
-                     "0.8 where it is in the data, anything in [0, 1] where it is not. Exact, no samples.", fontsize=9)
+    figure.supxlabel("probability of leaving the reference", fontsize=9)
     return figure
 
 
@@ -167,7 +166,8 @@ def line(first, *cells):
 def main(args: Args):
     path = args.out / f"armor_toy{f'.steps-{args.steps}' * (args.steps != Args.steps)}.png"
     policies = grid(args.steps)
-    save(draw(policies), path)
+    save(draw(policies), path, "A dot is what each chooses. Left pays 0.1; right pays 0.8 where it is in the data, "
+         "anything in [0, 1] where it is not. Exact: no samples, no interval.")
     print("(a) Probability of right, and the worst improvement on the reference that this choice has.")
     line("case", "reference", "ARMOR", "absolute", "W of ARMOR", "W of abs.")
     for name in CASES:
