@@ -298,7 +298,7 @@ def test_improvement_by_hand(tmp_path):
     assert "By the last evaluation, 4 of 4 cells are kept (100%)" in text and "When the game begins, 2 of 4 are." in text and "Not the paper's budget" in text
     worse = [row | {"last": row["last"] - 1} for row in rows.values()]
     assert "| **-3.0 (-3.5, -2.5)** |" in armor_improvement.report(this, worse) and "3 of 4 cells are kept (75%)" in armor_improvement.report(this, worse)
-    assert armor_improvement.caption(this, worse) == "n = 2 seeds a cell, last evaluation. Framed: worse than the reference by more than 2 points."
+    assert armor_improvement.caption(this, worse) == "n = 2 seeds a cell, last evaluation, no interval. Framed: worse than the reference by more than 2 points."
     assert armor_improvement.caption(this, worse[1:]).startswith("n = 1 to 2 seeds a cell")
     armor_improvement.write(this, worse)
     (path,) = (tmp_path / "out").glob("*.improvement.csv")
