@@ -5,22 +5,22 @@ monospace. Words are upright, symbols are italic. Lines may end before a relatio
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape, unescape
 
-GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", eps="ε", zeta="ζ", eta="η", theta="θ", kappa="κ", lambda_="λ",
-             mu="μ", nu="ν", xi="ξ", pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", chi="χ", psi="ψ", omega="ω",
-             Gamma="Γ", Delta="Δ", Theta="Θ", Lambda="Λ", Sigma="Σ", Phi="Φ", Psi="Ψ", Omega="Ω")
-GREEK["lambda"] = GREEK.pop("lambda_")  # a keyword of Python
+GREEK = dict(zip("alpha beta gamma delta eps zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega "
+                 "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩ"))
 SIGNS = {"-": "−", "~": "∼", "<-": "←", "->": "→", ">=": "≥", "<=": "≤", "!=": "≠", "...": "…", ".": "·", "'": "′"}
 NAMES = {**GREEK, "sum": "∑"}
 RELATIONS = {"=", "+=", "~", "<-", "->", ">=", "<=", "!=", "<", ">"}
 FUNCTIONS = set("log exp min max sin cos tanh softplus clip KL int softmax argmax argmin sqrt sum".split())
 OPERATORS = set("min max mean std sum softmax argmax argmin".split())  # what may have an index below it
 PROSE = set("a all and as at by each for from if in is of on or over the to where with".split())
+THIN = '<mspace width="0.2em"></mspace>'
 PAIRS = {"(": ")", "[": "]", "{": "}", "|": "|"}
 LINE = 99  # a line's end, among counts of spaces
 LONG = 24  # characters of a bracket; in a longer one a line may end
+CROWDED = 16  # characters between places where a line may end; after more it may end at any space
 TOKEN = re.compile(r"""
     (?P<prose> --[a-z][\w-]* | [\w-]+(?:/[\w-]+)*\.py\b | [A-Za-z]{2,}(?:-[A-Za-z]{2,})+ | [A-Za-z]\w*'s\b
              | (?!eps')[A-Za-z]{2,}s'(?=\s))
@@ -94,6 +94,10 @@ def symbol(name: str) -> str:
     return f'<mi class="w">{escape(name)}</mi>'
 
 
+def is_word(name: str) -> bool:
+    return len(name) > 1 and name not in NAMES and name != "math.pi" and not re.fullmatch("Q[a-z0-9]", name)
+
+
 def leaf(text: str) -> str:
     """Of an index: a number, a symbol, two symbols (`ij`), or a word."""
     if text[0].isdigit():
@@ -103,17 +107,15 @@ def leaf(text: str) -> str:
 
 def row(nodes: list[Node]) -> str:
     """Side by side; operands that a space parts in the source have a thin one here."""
-    html = ""
-    for before, node in zip([None, *nodes], nodes):
-        wide = before and node.gap > 1
-        thin = before and node.gap and node.operand and before.operand
-        html += '<mspace width="1em"></mspace>' if wide else '<mspace width="0.2em"></mspace>' if thin else ""
-        html += node.html
+    html = "".join(THIN * (before.operand and node.operand and node.gap > 0) + node.html
+                   for before, node in zip([Node("", operand=False), *nodes], nodes))
     return f"<mrow>{html}</mrow>"
 
 
 def scripted(tag: str, base: str, html: str, tall: bool = False) -> str:
     """With an index or a power. Its place is from the heights given here, as many fonts have no measures for it."""
+    if tag == "prime":  # its letter is raised by itself
+        return f'<mrow>{base}<mi class="prime">′</mi></mrow>'
     if tag == "msub":
         return f'<msub>{base}<mpadded height="0.87em">{html}</mpadded></msub>'
     return f"<msup>{base}{html}</msup>" if tall else f'<msup><mpadded height="0.45em">{base}</mpadded>{html}</msup>'
@@ -126,7 +128,8 @@ class Parser:
         self.tokens, self.at, self.depth, self.script = tokens(source), 0, 0, False
 
     def peek(self, ahead: int = 0) -> Token:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else Token("end", "", 1)
+        at = self.at + ahead
+        return self.tokens[at] if 0 <= at < len(self.tokens) else Token("end", "", 1)
 
     def take(self) -> Token:
         self.at += 1
@@ -135,20 +138,19 @@ class Parser:
     def row(self, close: str = "") -> list[Node]:
         nodes, term = [], 0  # term: where the present one begins
         while (token := self.peek()).text != close:
+            term = len(nodes) if token.gap > 1 else term
             if token.text == "/" and not self.script:
                 self.take()
                 if term == len(nodes):
                     raise Unread("nothing above a fraction's line")
                 nodes[term:] = [self.fraction(nodes[term:])]
-            elif self.is_operator(bool(nodes) and nodes[-1].operand):
-                nodes.append(self.operator())
+                continue
+            operator = self.is_operator(bool(nodes) and nodes[-1].operand)
+            new = [self.operator()] if operator else self.factor()
+            nodes += new
+            words = " " in new[0].prose or new[0].prose in PROSE
+            if operator or words and self.peek().text != "/":
                 term = len(nodes)
-            else:
-                factor = self.factor()
-                clause = factor[0].prose and (" " in factor[0].prose or factor[0].prose in PROSE)
-                nodes += factor
-                if clause and self.peek().text != "/":
-                    term = len(nodes)
         return nodes
 
     def is_operator(self, after_operand: bool) -> bool:
@@ -158,35 +160,30 @@ class Parser:
         return token.text in RELATIONS or token.text in (*"+-.,;:/", "..", "...")
 
     def operator(self) -> Node:
-        token = self.take()
-        if token.text in (",", ";", ":"):
-            return Node(sign(token.text, form="infix", lspace="0", rspace="0.25em"), 0, operand=False, comma=True)
-        if token.text in ("..", "..."):
-            return Node(f'<mo form="infix" lspace="0.1em" rspace="0.1em">{SIGNS.get(token.text, token.text)}</mo>',
-                        token.gap, operand=False)
-        if token.text in "+-" and self.peek().gap == 0 and (token.gap or self.at < 2 or self.tokens[self.at - 2].text in
-                                                            PAIRS or self.script):
-            tight = self.script and self.at > 1 and self.tokens[self.at - 2].kind in ("name", "number")
-            return Node(sign(token.text, form="infix" if tight else "prefix"), token.gap, operand=False)
-        if token.text == "|":
-            space = "0.25em" if token.gap else "0"
-            return Node(sign("|", form="infix", stretchy="false", lspace=space, rspace=space), 0, operand=False)
-        return Node(sign(token.text, form="infix"), token.gap, operand=False,
-                    breaks=token.text in RELATIONS or token.text in ("+", "-", "."))
+        before, token = self.peek(-1), self.take()
+        if token.text in (",", ";", ":") or token.text == "." and not token.gap:
+            return Node(sign(token.text, form="infix", lspace="0", rspace="0.25em"), operand=False, comma=True)
+        if token.text in ("|", "..", "..."):
+            space = "0.25em" if token.text == "|" and token.gap else "0" if token.text == "|" else "0.1em"
+            return Node(sign(token.text, form="infix", stretchy="false", lspace=space, rspace=space), operand=False)
+        if token.text in "+-" and self.peek().gap == 0 and (token.gap or before.text in ("", *PAIRS)):  # its own sign
+            return Node(sign(token.text, form="prefix"), token.gap, operand=False)
+        breaks = token.text in RELATIONS or token.text in ("+", "-", ".")
+        return Node(sign(token.text, form="infix"), token.gap, operand=False, breaks=breaks)
 
     def fraction(self, above: list[Node]) -> Node:
-        gap, below = above[0].gap, self.operand()
-
-        def plain(nodes):
-            if len(nodes) == 1 and nodes[0].inner:
-                return f"<mrow>{folded('(')}{nodes[0].inner}{folded(')')}</mrow>"
-            return row(nodes)
-        return Node(f"<mfrac>{plain(above)}{plain(below)}</mfrac>", gap, tall=True)
+        parts = [f"<mrow>{folded('(')}{nodes[0].inner}{folded(')')}</mrow>" if len(nodes) == 1 and nodes[0].inner else
+                 row(nodes) for nodes in (above, self.operand())]
+        return Node(f"<mfrac>{''.join(parts)}</mfrac>", above[0].gap, tall=True)
 
     def operand(self) -> list[Node]:
         """A factor, with the operators in front of it: what a fraction has below its line."""
         nodes = self.factor()
         return nodes + self.operand() if nodes[-1].prefix else nodes
+
+    def glued(self, texts) -> bool:
+        """Does one of these follow without a space?"""
+        return self.peek().gap == 0 and self.peek().text in tuple(texts)
 
     def factor(self) -> list[Node]:
         token = self.peek()
@@ -195,9 +192,7 @@ class Parser:
         elif self.is_prose():
             nodes = [self.prose()]
         elif token.kind == "name":
-            if token.text == "sqrt" and self.peek(1).text == "(":
-                return [self.root()]
-            nodes = [self.name()]
+            nodes = [self.root() if token.text == "sqrt" and self.peek(1).text == "(" else self.name()]
         elif token.kind == "number":
             nodes = [self.postfix(Node(f"<mn>{self.take().text}</mn>", token.gap))]
         elif token.kind == "derivative":
@@ -206,61 +201,55 @@ class Parser:
             nodes = [Node(f"<mfrac>{parts}</mfrac>", token.gap, tall=True)]
         else:
             raise Unread(token.text or "the end")
-        while self.peek().text in ("(", "[") and self.peek().gap == 0:  # its arguments
+        while self.glued("(["):  # its arguments
             nodes.append(self.postfix(self.bracket()))
             nodes[0].prefix = False
         return nodes
 
-    def is_prose(self) -> bool:
+    def is_prose(self, ahead: int = 0) -> bool:
         """A word that is no function's name; `a` before such a word."""
-        token, after = self.peek(), self.peek(1)
+        token, after = self.peek(ahead), self.peek(ahead + 1)
         if token.kind == "prose":
             return True
-        if token.kind != "name" or token.text in GREEK or token.text in FUNCTIONS or token.text == "math.pi":
-            return False
-        if after.gap == 0 and after.text in ("(", "[", "_", "'", "^", "*", "~"):
+        if token.kind != "name" or token.text in FUNCTIONS or after.gap == 0 and after.text in (*"([_'^*~",):
             return False
         if token.text == "a" and after.gap == 1:
-            self.at += 1
-            word = self.is_prose() and self.tokens[self.at].kind == "name"
-            self.at -= 1
-            return word
-        return len(token.text) > 1 and not re.fullmatch("Q[a-z0-9]", token.text)
+            return after.kind == "name" and self.is_prose(ahead + 1)
+        return is_word(token.text)
 
     def prose(self) -> Node:
         gap, words = self.peek().gap, [self.take().text]
         while self.is_prose() and self.peek().gap == 1:
             words.append(self.take().text)
-        text, code = " ".join(words), words[0].startswith("--") and len(words) == 1
-        shown = f'<mtext{" class=code" * code}>{escape(text, quote=False)}</mtext>'
-        return Node(shown.replace("class=code", 'class="code"'), gap, prose=text, code=code)
+        text = " ".join(words)
+        return Node(f"<mtext>{escape(text, quote=False)}</mtext>", gap, prose=text, code=text.startswith("--"))
 
     def name(self) -> Node:
-        token, after, below = self.take(), self.peek(), self.peek(1)
-        word = len(token.text) > 1 and token.text not in NAMES and token.text not in OPERATORS
-        word = word and not re.fullmatch("Q[a-z0-9]", token.text)
-        if after.text == "_" and after.gap == 0 and below.kind == "name" and word and (
+        token, below = self.take(), self.peek(1)
+        word = is_word(token.text) and token.text not in OPERATORS
+        indexed = self.glued("_")
+        if indexed and below.kind == "name" and word and (
                 token.text == "log" or len(below.text) > 1 and not re.fullmatch("[eijk]{2}", below.text)):
             text = token.text
-            while self.peek().text == "_" and self.peek().gap == 0 and self.peek(1).kind == "name":
+            while self.glued("_") and self.peek(1).kind == "name":
                 text += self.take().text + self.take().text
-            return Node(f'<mtext class="code">{text}</mtext>', token.gap, prose=text, code=True)
+            return Node(f'<mtext class="id">{text}</mtext>', token.gap, prose=text, code=True)
         node = Node(symbol(token.text), token.gap, prefix=token.text in FUNCTIONS)
-        if token.text in OPERATORS and after.text == "_" and after.gap == 0:
+        if token.text in OPERATORS and indexed:
             self.take()
             html, end = self.index(), self.peek()
-            under = end.gap == 1 and (end.kind in ("name", "number") or end.text in PAIRS) or end.text in ("(", "[")
-            node.prefix = under
-            node.html = f"<munder>{node.html}{html}</munder>" if under else scripted("msub", node.html, html)
+            applied = end.gap == 1 and (end.kind in ("name", "number") or end.text in PAIRS)
+            node.prefix = applied or end.text in ("(", "[")
+            node.html = f"<munder>{node.html}{html}</munder>" if node.prefix else scripted("msub", node.html, html)
         return self.postfix(node)
 
     def index(self) -> str:
         """What stands behind `_` or `^`, as one element."""
-        token = self.take() if self.at < len(self.tokens) else Token("end", "", 1)
-        if token.gap or token.kind == "end":
+        if self.peek().gap:  # or the end
             raise Unread("an index without anything in it")
+        token, before = self.take(), self.script
         if token.text in ("(", "{"):
-            before, self.script = self.script, True
+            self.script = True
             inner = row(self.row(PAIRS[token.text]))
             self.script = before
             return f"<mrow>{folded(token.text)}{inner}{folded(self.take().text)}</mrow>"
@@ -269,39 +258,30 @@ class Parser:
         if token.kind not in ("name", "number"):
             raise Unread(token.text)
         html = leaf(token.text)
-        if self.peek().text == "*" and self.peek().gap == 0:
+        if self.glued("*"):
             self.take()
             html = scripted("msup", html, "<mo>*</mo>")
-        while self.peek().text == "," and self.peek().gap == 0 and self.peek(1).gap == 0 and self.peek(1).kind == "name":
+        while self.glued(",") and self.peek(1).gap == 0 and self.peek(1).kind == "name":
             html += sign(self.take().text, lspace="0", rspace="0") + leaf(self.take().text)
         return f"<mrow>{html}</mrow>"
 
     def postfix(self, node: Node) -> Node:
         """The node with its primes, accents, indices and powers, which follow it without a space."""
-        while (token := self.peek()).gap == 0 and token.text in ("'", "~", "^", "*", "_"):
-            after = self.peek(1)
+        while self.glued("'~^*_"):
+            token, after = self.take(), self.peek()
             free = after.gap > 0 or after.kind == "sign" and after.text not in ("(", "[", "{", "-")
-            self.take()
-            if token.text == "_":
-                self.attach(node, "msub", self.index())
-            elif token.text == "'":  # a prime's letter is raised by itself
-                node.html, node.inner = f'<mrow>{node.html}<mi class="w">′</mi></mrow>', ""
-            elif token.text == "*":
-                self.attach(node, "msup", sign("*"))
-            elif free:  # a~, s^
+            if token.text in "^~" and free:  # a~, s^
                 node.html = f'<mover accent="true">{node.html}<mo stretchy="false">{token.text}</mo></mover>'
-            elif token.text == "^":
-                self.attach(node, "msup", self.index())
-            else:
+                node.parts = []
+            elif token.text == "~":
                 raise Unread(token.text)
+            else:
+                tag = {"_": "msub", "'": "prime"}.get(token.text, "msup")
+                html = self.index() if token.text in "_^" else sign("*")
+                for piece in (node, *node.parts[-1:]):  # a long bracket's hangs on its last piece, the closing sign
+                    piece.html = scripted(tag, piece.html, html, node.tall)
+            node.inner = ""
         return node
-
-    @staticmethod
-    def attach(node: Node, tag: str, html: str) -> None:
-        """An index or a power; a long bracket's hangs on its last piece, the closing sign."""
-        for piece in (node, *node.parts[-1:]):
-            piece.html = scripted(tag, piece.html, html, node.tall)
-        node.inner = ""
 
     def bracket(self) -> Node:
         first, start = self.take(), self.at
@@ -310,23 +290,19 @@ class Parser:
         self.depth -= 1
         if self.at == len(self.tokens) or not nodes:
             raise Unread(f"{first.text} without its end")
-        length = sum(len(token.text) + min(token.gap, 1) for token in self.tokens[start:self.at])
-        tall, grows = any(node.tall for node in nodes), {True: "true", False: "false"}
-        left, right = (sign(text, form=form, stretchy=grows[tall], lspace="0", rspace="0")
+        tall, inside = any(node.tall for node in nodes), self.tokens[start:self.at]
+        left, right = (sign(text, form=form, stretchy=str(tall).lower(), lspace="0", rspace="0")
                        for text, form in ((first.text, "prefix"), (self.take().text, "postfix")))
         node = Node(f"<mrow>{left}{row(nodes)}{right}</mrow>", first.gap, tall=tall)
         node.inner = row(nodes) if first.text == "(" else ""
-        if not tall and self.depth == 0 and length > LONG:
-            flat = [part for piece in nodes for part in piece.parts or [piece]]
-            flat = [Node(**{**vars(part), "prose": ""}) for part in flat]
-            node.parts = [Node(left, first.gap), *flat, Node(right, 0)]
-            flat[0].gap = 0
+        if not tall and self.depth < 2 and sum(len(token.text) + 1 for token in inside) > LONG:
+            flat = [replace(part, prose="") for piece in nodes for part in piece.parts or [piece]]
+            node.parts = [Node(left, first.gap), *flat, Node(right)]
         return node
 
     def root(self) -> Node:
-        gap = self.take().gap
-        group = self.bracket()
-        return self.postfix(Node(f"<msqrt>{folded('sqrt')}{folded('(')}{group.inner}{folded(')')}</msqrt>", gap, tall=True))
+        gap, inner = self.take().gap, self.bracket().inner
+        return self.postfix(Node(f"<msqrt>{folded('sqrt(')}{inner}{folded(')')}</msqrt>", gap, tall=True))
 
 
 def plain(html: str) -> str:
@@ -342,9 +318,9 @@ def squeezed(source: str) -> str:
 
 
 def convert(source: str) -> str | None:
-    """HTML with MathML, that may wrap; None: it cannot be read."""
+    """HTML with MathML, that may wrap; None: it cannot be read, or is too long for an equation."""
     try:
-        html = layout(Parser(source).row())
+        html = layout(Parser(source).row()) if len(source) < 2000 else ""
     except (Unread, RecursionError):
         return None
     return html if plain(html) == squeezed(source) else None
@@ -352,36 +328,22 @@ def convert(source: str) -> str | None:
 
 def layout(nodes: list[Node]) -> str:
     """Clauses, each of words as HTML and all else as MathML, in pieces between which a line may end."""
-    clauses, pieces, piece, before = [], [], [], None
-
-    def flush():
-        if piece:
-            pieces.append(f'<math displaystyle="true">{row(piece)}</math>')
-            piece.clear()
-
-    def end_clause():
-        flush()
-        if pieces:
-            clauses.append(f'<span class="clause">{"".join(pieces)}</span>')
-            pieces.clear()
-
-    for node in [part for node in nodes for part in node.parts or [node]]:
-        if node.gap > 1:
-            end_clause()
-            clauses.append("<br>" if node.gap == LINE else " ")
-        elif before and (node.breaks or node.prose or before.prose or before.comma):
-            flush()
-            pieces.append(" " if node.gap and node.operand and (node.prose or before.prose) else "<wbr>")
-        if node.prose:
-            text = escape(node.prose, quote=False)
-            pieces.append(f"<code>{text}</code>" if node.code else f"<span>{text}</span>")
-        else:
-            piece.append(node)
+    html, piece, before = "", [], Node("", operand=False)
+    for node in [*(part for node in nodes for part in node.parts or [node]), None]:
+        ends = node is None or node.gap > 1
+        beside = not ends and node.gap == 1 and node.operand and before.operand
+        if piece and (ends or beside and len(plain(row(piece))) > CROWDED or node.breaks or node.prose or before.prose or before.comma):
+            html += f'<math displaystyle="true">{row(piece)}</math>'
+            piece = []
+        if node is None:
+            break
+        if ends:
+            html += f'</span>{"<br>" if node.gap == LINE else " "}<span class="clause">'
+        elif not piece:
+            html += " " if node.gap and node.operand and (node.prose or before.prose) else "<wbr>"
+            piece += [Node(THIN, operand=False)] if beside and not node.prose and not before.prose else []
+        text, tag = escape(node.prose, quote=False), "code" if node.code else "span"
+        html += f"<{tag}>{text}</{tag}>" * bool(text)
+        piece += [] if text else [node]
         before = node
-    end_clause()
-    return "".join(clauses)
-
-
-def equation(source: str) -> str:
-    """HTML of an equation: mathematics, or the source where it cannot be read."""
-    return convert(source) or f'<code class="source">{escape(source)}</code>'
+    return f'<span class="clause">{html.removeprefix("<wbr>")}</span>'

@@ -1,147 +1,30 @@
-"""One HTML page of an algorithm's file: equations as mathematics beside their lines of code, and the diff to its parent.
+"""One HTML page of an algorithm's file: equations as mathematics beside their lines, and the diff to its parent.
 
 Run: python -m common.reader algorithms/rorl.py (--all: every file of algorithms/, and an index)
 
 A page needs no network. A file is read as text, never imported or executed. reader.html has the styles and the script.
 """
 
-import ast
-import difflib
-import io
 import keyword
 import os
 import re
 import tokenize
-import warnings
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
-from common import InputError, friendly, mathml
-from common.files import check_folder, text_of
+from common import InputError, friendly
+from common.files import check_folder
+from common.lesson import MARK, MOST, Lesson, difference
+from common.mathml import convert
 
 ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
-NUMBERED = re.compile(r"(\S) {2,}\((\d+)\)$")
-MARK = re.compile(r"# \((\d+)\)")
-PARENT = re.compile(r"Read before: (\w+\.py)(?: \((\d+) lines of code differ\))?")
-SECTIONS = {"Paper / authors' code / here": ("differences", "Paper, authors' code, here"), "Logged:": ("logged", "Logged"),
-            "Read before:": ("before", "")}
+SECTIONS = {"Paper / authors' code / here": ("differences", "Paper, authors' code, here"),
+            "Logged:": ("logged", "Logged"), "Read before:": ("before", "")}
 KINDS = {tokenize.STRING: "s", tokenize.COMMENT: "c", tokenize.NUMBER: "m"}
 NEAR = 3  # equal lines around a change
-
-
-@dataclass
-class Lesson:
-    """What a file's text says of itself. InputError: no Python, no docstring, no equation."""
-    path: Path
-    equations: dict[int, str] = field(default_factory=dict)  # {number: source}
-
-    def __post_init__(self):
-        try:
-            self.source = text_of(self.path, 2**20)
-            with warnings.catch_warnings(action="ignore"):
-                self.tree = ast.parse(self.source)
-            self.tokens = list(tokenize.generate_tokens(io.StringIO(self.source).readline))
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from None
-        except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
-            raise InputError(f"{self.path}: is no Python file ({type(error).__name__}: {error})") from None
-        self.lines = self.source.split("\n")
-        docstring = ast.get_docstring(self.tree)
-        if not docstring:
-            raise InputError(f"{self.path}: has no docstring; a page is about a docstring's equations")
-        self.blocks = blocks(docstring)
-        for kind, text, number in self.blocks:
-            if number in self.equations:
-                raise InputError(f"{self.path}: two equations have the number ({number})")
-            if number:
-                self.equations[number] = text
-        if not self.equations:
-            raise InputError(f"{self.path}: its docstring has no equation, an indented line that ends with its (1)")
-        told = PARENT.search(docstring)
-        self.parent, self.told = (told[1], told[2]) if told else (None, None)
-        self.logged_text = next((text for kind, text, _ in self.blocks if text.startswith("Logged:")), "")
-        self.start = self.tree.body[0].end_lineno + 1  # the first line after the docstring
-
-    @cached_property
-    def marks(self) -> dict[int, list[int]]:
-        """{equation: lines that carry its number}; a line inside a function comes before a flag's."""
-        inside = {line for node in ast.walk(self.tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-                  for line in range(node.lineno, node.end_lineno + 1)}
-        found = [(int(n), token.start[0]) for token in self.tokens if token.type == tokenize.COMMENT
-                 for n in MARK.findall(token.string)]
-        return {n: sorted((line for m, line in found if m == n), key=lambda line: (line not in inside, line))
-                for n in self.equations if n in {m for m, _ in found}}
-
-    @cached_property
-    def logged(self) -> dict[str, int]:
-        """{name: line} of the numbers that an update returns."""
-        found = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
-                keys = [key for key in node.value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-                if {key.value for key in keys} & {"critic_loss", "actor_loss"}:
-                    found |= {key.value: key.lineno for key in keys if key.value.isidentifier()}
-        return found
-
-    @cached_property
-    def formulas(self) -> dict[str, list[int]]:
-        """{logged name: equations that the `Logged:` paragraph has between it and the next name, or the sentence's end}."""
-        found = {}
-        for name in self.logged:
-            for match in re.finditer(rf"\b{name}\b(?! loss)", self.logged_text):
-                rest = re.split(r"\.(?= |$)|\b(?:%s)\b" % "|".join(self.logged), self.logged_text[match.end():])[0]
-                own = re.sub(r"\(\d+\)[^.]* of common/", "", rest)
-                found.setdefault(name, []).extend(n for n in map(int, re.findall(r"\((\d+)\)", own)) if n in self.equations)
-        return found
-
-    @cached_property
-    def code(self) -> list[int]:
-        """Lines of code: no docstring of the module, no PAPER and other tables, no blank lines."""
-        skipped = {line for node in self.tree.body if isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign))
-                   for line in range(node.lineno, node.end_lineno + 1)}
-        return [n for n, line in enumerate(self.lines, 1) if n not in skipped and line.strip()]
-
-    @cached_property
-    def title(self) -> tuple[str, str]:
-        """The paper's name, and the authors."""
-        name, _, rest = self.blocks[0][1].partition(". ")
-        return name, rest
-
-
-def blocks(docstring: str) -> list[tuple[str, str, int | None]]:
-    """(kind, text, number): paragraphs "p", items of a list "li" and equations "eq", which alone may have a number."""
-    found, before = [], ""
-    for line in docstring.split("\n"):
-        text, number = line.strip(), NUMBERED.search(line)
-        if line.startswith("    ") and text:
-            text = NUMBERED.sub(r"\1", line).strip()
-            deeper = len(line) - len(line.lstrip()) > indent if before == "eq" else False
-            if before == "eq" and deeper and found[-1][2] is None:
-                text = f"{found.pop()[1]}\n{text}"
-            else:
-                indent = len(line) - len(line.lstrip())
-            found.append(("eq", text, int(number[2]) if number else None))
-        elif text.startswith("- "):
-            found.append(("li", text[2:], None))
-        elif text and before in ("p", "li") and not re.match("Read before:|Run:", text):
-            found[-1] = (found[-1][0], f"{found[-1][1]} {text}", None)
-        elif text:
-            found.append(("p", text, None))
-        before = found[-1][0] if text else ""
-    return found
-
-
-def difference(parent: Lesson, own: Lesson) -> list[tuple[str, int, int]]:
-    """(sign, line of the parent, line of the file) as a diff of their lines of code has them; 0 where there is none."""
-    theirs, ours, found = iter(parent.code), iter(own.code), []
-    texts = ([lesson.lines[n - 1] for n in lesson.code] for lesson in (parent, own))
-    for line in difflib.ndiff(*texts):
-        if line[0] != "?":
-            found.append((line[0], next(theirs) if line[0] in " -" else 0, next(ours) if line[0] in " +" else 0))
-    return found
 
 
 def highlighted(lesson: Lesson) -> list[str]:
@@ -215,15 +98,16 @@ def prose(lesson: Lesson, text: str, pages: set[str], logged: bool = False) -> s
 
 def shown_equation(lesson: Lesson, text: str, number: int | None, beside: bool = False) -> str:
     """An equation and its number, which leads to its line; `beside` the code: the number leads to the docstring's."""
-    body = f'<div class="math" role="math" aria-label="{escape(text)}">{mathml.equation(text)}</div>'
+    shown = convert(text) or f'<code class="source">{escape(text)}</code>'  # what cannot be read stays as it is
+    body = f'<div class="math" role="math" aria-label="{escape(text)}">{shown}</div>'
     if number is None:
         return f'<div class="eq">{body}</div>'
     lines = lesson.marks.get(number, [])
-    others = "".join(f' <a class="at" href="#L{n}">line {n}</a>' for n in lines)
+    others = "".join(f' <a class="at" href="#L{n}">line {n}</a>' for n in lines) or " in no line"
     if beside:
         return f'<aside class="eq" data-on="e{number}">{body}<a href="#eq{number}">({number})</a></aside>'
     link = f'<a class="no" href="#L{lines[0]}">({number})</a>' if lines else f'<span class="no">({number})</span>'
-    return f'<div class="eq" id="eq{number}" data-on="e{number}">{body}<span>{link}{others or " in no line"}</span></div>'
+    return f'<div class="eq" id="eq{number}" data-on="e{number}">{body}<span>{link}{others}</span></div>'
 
 
 def explained(lesson: Lesson, pages: set[str]) -> str:
@@ -259,7 +143,8 @@ def elsewhere(lesson: Lesson, pages: set[str]) -> str:
         here = [name for name in left if re.search(rf"\b{name}\b", other.logged_text)]
         left = [name for name in left if name not in here] if told[1] != lesson.path.stem else []
         names = ", ".join(f'<a href="#key-{name}" id="log-{name}" data-on="g-{name}">{name}</a>' for name in here)
-        where = f'<a href="{told[1]}.html#logged">{told[1]}.py</a>' if told[1] in pages else f"<code>{told[1]}.py</code>"
+        where = f"<code>{told[1]}.py</code>"
+        where = f'<a href="{told[1]}.html#logged">{where}</a>' if told[1] in pages else where
         lines.append(f'<p class="soft">Explained in {where}: {names}.</p>' if here else "")
     rest = ", ".join(f'<a href="#key-{name}" id="log-{name}" data-on="g-{name}">{name}</a>' for name in left)
     return "".join(lines) + (f'<p class="soft">Not explained: {rest}.</p>' if left else "")
@@ -282,7 +167,7 @@ def listing(lesson: Lesson, new: set[int]) -> str:
     top = "\n".join(html[:lesson.start - 1])
     return (f'<details><summary>The docstring, as it stands in lines 1 to {lesson.start - 1}</summary>'
             f'<pre class="wide" tabindex="0">{top}</pre></details>'
-            f'<div class="code" style="--columns: {widest + 8}ch" tabindex="0" role="region" aria-label="code">'
+            f'<div class="listing" style="--columns: {widest + 8}ch" tabindex="0" role="region" aria-label="code">'
             f'{"".join(parts)}</div>')
 
 
@@ -292,6 +177,8 @@ def diff(lesson: Lesson, pages: set[str]) -> tuple[str, set[int]]:
         return '<p class="soft">The docstring names no file to read before, so there is no diff.</p>', set()
     try:
         parent = Lesson(lesson.path.with_name(lesson.parent))
+        if len(parent.lines) + len(lesson.lines) > MOST:
+            raise InputError("the two files are too long for one")
     except InputError as error:
         return f'<p class="soft">No diff to {escape(lesson.parent)}: {escape(str(error))}.</p>', set()
     rows, theirs, ours = difference(parent, lesson), highlighted(parent), highlighted(lesson)
@@ -309,8 +196,8 @@ def diff(lesson: Lesson, pages: set[str]) -> tuple[str, set[int]]:
     name = f'<a href="{parent.path.stem}.html">{lesson.parent}</a>' if parent.path.stem in pages else lesson.parent
     told = f"; the docstring says {lesson.told}" if lesson.told and int(lesson.told) != added else ""
     return (f'<details class="diff"><summary>Diff to <code>{lesson.parent}</code>: <b>{added}</b> lines of code differ '
-            f'(added or changed){told}; {removed} of its lines are not here</summary><p class="soft">Read {name} before. '
-            f'Tables of the paper\'s values, the docstring and blank lines are left out. Numbers of removed lines are '
+            f'(added or changed){told}; {removed} of its lines are not here</summary><p class="soft">Read {name} '
+            f'before. Tables of the paper\'s values, the docstring and blank lines are left out. Numbers of removed lines are '
             f'{lesson.parent}\'s.</p><pre class="wide" tabindex="0">{"".join(html)}</pre></details>',
             {own for mark, _, own in rows if mark == "+"})
 
@@ -342,13 +229,13 @@ def index(lessons: list[Lesson]) -> str:
     def below(name, above=()):
         items = [lesson for lesson in lessons if (lesson.parent if lesson.parent in names else None) == name
                  and lesson.path.name not in above]
-        told = "".join(f'<li><a href="{item.path.stem}.html">{escape(item.title[0])}</a> <code>{item.path.name}</code> '
+        told = "".join(f'<li><a href="{quote(item.path.stem)}.html">{escape(item.title[0])}</a> <code>{escape(item.path.name)}</code> '
                        f'<span class="soft">{len(item.equations)} equations'
                        f'{f", {item.told} lines differ" if item.told else ""}</span>'
                        f'{below(item.path.name, (*above, item.path.name))}</li>' for item in items)
         return f"<ul>{told}</ul>" * bool(items)
-    return filled("Algorithms to read", "<article><h1>Algorithms to read</h1><p>A file stands below the one to read before "
-                  f"it.</p>{below(None)}</article>")
+    return filled("Algorithms to read", "<article><h1>Algorithms to read</h1><p>A file stands below the one to read "
+                  f"before it.</p>{below(None)}</article>")
 
 
 def write(folder: Path, name: str, text: str) -> Path:
