@@ -16,9 +16,9 @@ from pathlib import Path
 from common import InputError
 from common.files import text_of
 
-NUMBERED = re.compile(r"(\S) {2,}\((\d+)\)$")
-MARK = re.compile(r"# \((\d+)\)")
-PARENT = re.compile(r"Read before: (\w+\.py)(?: \((\d+) lines of code differ\))?")
+NUMBERED = re.compile(r"(\S) {2,}\((\d{1,6})\)$")
+MARK = re.compile(r"# \((\d{1,6})\)")
+PARENT = re.compile(r"Read before: (\w+\.py)(?: \((\d{1,6}) lines of code differ\))?")
 MOST = 3000  # lines that a diff takes
 
 
@@ -39,8 +39,8 @@ class Lesson:
         except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
             raise InputError(f"{self.path}: is no Python file ({type(error).__name__}: {error})") from None
         self.lines = self.source.split("\n")
-        docstring = ast.get_docstring(self.tree)
-        if not docstring:
+        docstring = (ast.get_docstring(self.tree, clean=False) or "").expandtabs().strip("\n")
+        if not docstring.strip():
             raise InputError(f"{self.path}: has no docstring; a page is about a docstring's equations")
         self.blocks = blocks(docstring)
         for kind, text, number in self.blocks:
@@ -67,13 +67,22 @@ class Lesson:
 
     @cached_property
     def logged(self) -> dict[str, int]:
-        """{name: line} of the numbers that an update returns."""
-        found = {}
-        for node in ast.walk(self.tree):
+        """{name: line} of the numbers that an update returns: `return {"actor_loss": loss, **stats}`."""
+        def names(table):
+            return {key.value: key.lineno for key in table.keys
+                    if isinstance(key, ast.Constant) and isinstance(key.value, str) and key.value.isidentifier()}
+
+        found, unpacked, nodes = {}, set(), list(ast.walk(self.tree))
+        for node in nodes:
             if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
-                keys = [key for key in node.value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-                if {key.value for key in keys} & {"critic_loss", "actor_loss"}:
-                    found |= {key.value: key.lineno for key in keys if key.value.isidentifier()}
+                if {"critic_loss", "actor_loss"} & set(names(node.value)):
+                    found |= names(node.value)
+                    pairs = zip(node.value.keys, node.value.values)
+                    unpacked |= {value.id for key, value in pairs if key is None and isinstance(value, ast.Name)}
+        for node in nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                if {target.id for target in node.targets if isinstance(target, ast.Name)} & unpacked:
+                    found |= names(node.value)
         return found
 
     @cached_property
@@ -84,7 +93,7 @@ class Lesson:
             for match in re.finditer(rf"\b{name}\b(?! loss)", self.logged_text):
                 rest = re.split(r"\.(?= |$)|\b(?:%s)\b" % "|".join(self.logged), self.logged_text[match.end():])[0]
                 own = re.sub(r"\(\d+\)[^.]* of common/", "", rest)
-                numbers = map(int, re.findall(r"\((\d+)\)", own))
+                numbers = map(int, re.findall(r"\((\d{1,6})\)", own))
                 found.setdefault(name, []).extend(n for n in numbers if n in self.equations)
         return found
 

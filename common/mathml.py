@@ -137,7 +137,7 @@ class Parser:
 
     def row(self, close: str = "") -> list[Node]:
         nodes, term = [], 0  # term: where the present one begins
-        while (token := self.peek()).text != close:
+        while (token := self.peek()).text != close or close == "|" and token.gap:  # ` |` begins another
             term = len(nodes) if token.gap > 1 else term
             if token.text == "/" and not self.script:
                 self.take()

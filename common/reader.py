@@ -90,7 +90,8 @@ def prose(lesson: Lesson, text: str, pages: set[str], logged: bool = False) -> s
             seen.add(word)
             return f'<a{anchor} href="#key-{word}" data-on="{_lights(lesson, word)}">{word}</a>'
         return word
-    return re.sub(r"(?P<elsewhere>\(\d+\)(?: (?:to|and|or) \(\d+\))* of common/[\w.]+)|(?P<number>(?<![\w)])\(\d+\))"
+    return re.sub(r"(?P<elsewhere>\(\d+\)(?: (?:to|and|or) \(\d+\))* of common/[\w.]+|target entropy)"
+                  r"|(?P<number>(?<![\w)])\(\d{1,6}\))"
                   r"|(?P<paper>arXiv:\d{4}\.\d{4,5})|(?P<command>(?<=Run: )python [^(]*[^( ])|(?P<ticks>`[^`]+`)"
                   r"|(?P<file>\b[\w/]+\.(?:py|md|csv)\b)|(?P<flag>(?<![\w-])--[a-z][\w-]*)|(?P<name>\b[a-z_]\w*\b)",
                   link, escape(text, quote=False))
@@ -224,16 +225,24 @@ def filled(title: str, body: str) -> str:
 
 def index(lessons: list[Lesson]) -> str:
     """All files in the order in which they may be read: each below the file to read before it."""
-    names = {lesson.path.name for lesson in lessons}
+    known = {lesson.path.name: lesson for lesson in lessons}
 
-    def below(name, above=()):
-        items = [lesson for lesson in lessons if (lesson.parent if lesson.parent in names else None) == name
-                 and lesson.path.name not in above]
-        told = "".join(f'<li><a href="{quote(item.path.stem)}.html">{escape(item.title[0])}</a> <code>{escape(item.path.name)}</code> '
-                       f'<span class="soft">{len(item.equations)} equations'
-                       f'{f", {item.told} lines differ" if item.told else ""}</span>'
-                       f'{below(item.path.name, (*above, item.path.name))}</li>' for item in items)
-        return f"<ul>{told}</ul>" * bool(items)
+    def above(lesson):  # None: it is a first one; so is each file of a ring
+        seen, other = set(), lesson
+        while other and other.path.name not in seen:
+            seen.add(other.path.name)
+            other = known.get(other.parent)
+        return None if other is lesson else known.get(lesson.parent)
+
+    def below(lesson):
+        lines = ""
+        for item in (item for item in lessons if above(item) is lesson):
+            told = f", {item.told} lines of code differ" if item.told else ""
+            lines += (f'<li><a href="{quote(item.path.stem)}.html">{escape(item.title[0])}</a> <code>'
+                      f'{escape(item.path.name)}</code> <span class="soft">{len(item.equations)} equations{told}</span>'
+                      f"{below(item)}</li>")
+        return f"<ul>{lines}</ul>" * bool(lines)
+
     return filled("Algorithms to read", "<article><h1>Algorithms to read</h1><p>A file stands below the one to read "
                   f"before it.</p>{below(None)}</article>")
 
