@@ -16,7 +16,7 @@ RELATIONS = {"=", "+=", "~", "<-", "->", ">=", "<=", "!=", "<", ">"}
 FUNCTIONS = set("log exp min max sin cos tanh softplus clip KL int softmax argmax argmin sqrt sum".split())
 OPERATORS = set("min max mean std sum softmax argmax argmin".split())  # what may have an index below it
 PROSE = set("a all and as at by each for from if in is of on or over the to where with".split())
-THIN = '<mspace width="0.2em"></mspace>'
+THIN = '<mspace width="0.22em"></mspace>'
 PAIRS = {"(": ")", "[": "]", "{": "}", "|": "|"}
 LINE = 99  # a line's end, among counts of spaces
 LONG = 24  # characters of a bracket; in a longer one a line may end
@@ -27,7 +27,8 @@ TOKEN = re.compile(r"""
   | (?P<derivative> d[A-Z][a-z]?/d[a-z]\b )
   | (?P<number> \d{1,3}(?:,\d{3})+\b | \d+(?:\.\d+)?(?:e-?\d+)? )
   | (?P<name> math\.pi\b | [A-Za-z][A-Za-z0-9]* )
-  | (?P<sign> \.\.\. | \.\. | <- | -> | >= | <= | != | \+= | [-+=~<>.,;:/|()\[\]{}_^'*] )""", re.X)
+  | (?P<sign> \.\.\. | \.\. | <- | -> | >= | <= | != | \+= | [-+=~<>.,;:/|()\[\]{}_^'*] )
+  | (?P<odd> \S )""", re.X)
 
 
 class Unread(ValueError):
@@ -48,7 +49,7 @@ class Node:
     gap: int = 0
     operand: bool = True  # else an operator or punctuation
     breaks: bool = False  # may a line end before it? Behind a comma it always may
-    comma: bool = False
+    comma: str = ""  # a sign that stands close to what is before it
     prefix: bool = False  # an operator in front of what it applies to: `log`, `mean_b`
     prose: str = ""  # words, set by the page where they stand outside brackets
     code: bool = False  # `policy_noise`: a name as in the code
@@ -60,12 +61,10 @@ class Node:
 def tokens(source: str) -> list[Token]:
     """Unread: a character that the notation does not have."""
     found, end = [], 0
-    while end < len(source.rstrip()):
-        start = end + len(source[end:]) - len(source[end:].lstrip())
-        match = TOKEN.match(source, start)
-        if not match:
-            raise Unread(source[start:])
-        gap = LINE if "\n" in source[end:start] else start - end
+    for match in TOKEN.finditer(source):
+        if match.lastgroup == "odd":
+            raise Unread(match.group())
+        gap = LINE if "\n" in source[end:match.start()] else match.start() - end
         found.append(Token(match.lastgroup, match.group(), gap))
         end = match.end()
     return found
@@ -162,7 +161,7 @@ class Parser:
     def operator(self) -> Node:
         before, token = self.peek(-1), self.take()
         if token.text in (",", ";", ":") or token.text == "." and not token.gap:
-            return Node(sign(token.text, form="infix", lspace="0", rspace="0.25em"), operand=False, comma=True)
+            return Node(sign(token.text, form="infix", lspace="0", rspace="0.25em"), operand=False, comma=token.text)
         if token.text in ("|", "..", "..."):
             space = "0.25em" if token.text == "|" and token.gap else "0" if token.text == "|" else "0.1em"
             return Node(sign(token.text, form="infix", stretchy="false", lspace=space, rspace=space), operand=False)
@@ -219,10 +218,10 @@ class Parser:
 
     def prose(self) -> Node:
         gap, words = self.peek().gap, [self.take().text]
-        while self.is_prose() and self.peek().gap == 1:
+        while self.is_prose() and self.peek().gap == 1 and "--" not in self.peek().text + words[0]:
             words.append(self.take().text)
-        text = " ".join(words)
-        return Node(f"<mtext>{escape(text, quote=False)}</mtext>", gap, prose=text, code=text.startswith("--"))
+        html = f"<mtext>{escape(' '.join(words), quote=False)}</mtext>"
+        return Node(html, gap, prose=" ".join(words), code=words[0].startswith("--"))
 
     def name(self) -> Node:
         token, below = self.take(), self.peek(1)
@@ -245,9 +244,10 @@ class Parser:
 
     def index(self) -> str:
         """What stands behind `_` or `^`, as one element."""
-        if self.peek().gap:  # or the end
+        token, before = self.peek(), self.script
+        if token.gap:  # or the end
             raise Unread("an index without anything in it")
-        token, before = self.take(), self.script
+        self.take()
         if token.text in ("(", "{"):
             self.script = True
             inner = row(self.row(PAIRS[token.text]))
@@ -343,7 +343,9 @@ def layout(nodes: list[Node]) -> str:
             html += " " if node.gap and node.operand and (node.prose or before.prose) else "<wbr>"
             piece += [Node(THIN, operand=False)] if beside and not node.prose and not before.prose else []
         text, tag = escape(node.prose, quote=False), "code" if node.code else "span"
-        html += f"<{tag}>{text}</{tag}>" * bool(text)
+        if node.comma and before.prose:  # no line may begin with it
+            html, text = html.removesuffix("<wbr>"), node.comma
+        html += f"<{tag}>{text}</{tag}>{node.comma and ' '}" * bool(text)
         piece += [] if text else [node]
         before = node
     return f'<span class="clause">{html.removeprefix("<wbr>")}</span>'

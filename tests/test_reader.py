@@ -84,7 +84,7 @@ def shaped(source):
     ("sqrt(x + 1) / 2", "[√[x+1]|2]"), ("dQk/da", "[dQ_{k}|da]"), ("t log sum exp(v / t)", "tlog∑exp([v|t])"),
     ("|x|^2 + 20 |y| - |u - |v||", "|x|^{2}+20|y|−|u−|v||"), ("pi(a|s)", "π(a|s)"), ("KL(p | q)", "KL(p|q)"),
     ("W <- W min(1, c), t = 1..M, 0, 1, ...", "W←Wmin(1,c),t=1..M,0,1,…"), ("x += y >= 1e-6", "x+=y≥1e-6"), ("a block: 1,000 updates", "ablock:1,000updates"),
-    ("H a constant here", "Haconstanthere"), ("(mean + std xi + 1e-6 + alpha + beta)^2", "(mean+stdξ+1e-6+α+β)^{2}"),
+    ("in block: 1, x", "inblock:1,x"), ("in the first --bc-updates: x = 1.", "inthefirst--bc-updates:x=1."), ("H a constant here", "Haconstanthere"), ("(mean + std xi + 1e-6 + alpha + beta)^2", "(mean+stdξ+1e-6+α+β)^{2}"),
 ])
 def test_layout(source, layout):
     assert shaped(source) == layout
