@@ -139,9 +139,6 @@ class Parser:
         while (token := self.peek()).text != close or close == "|" and token.gap:  # ` |` begins another
             term = len(nodes) if token.gap > 1 else term
             if token.text == "/" and not self.script:
-                self.take()
-                if term == len(nodes):
-                    raise Unread("nothing above a fraction's line")
                 nodes[term:] = [self.fraction(nodes[term:])]
                 continue
             operator = self.is_operator(bool(nodes) and nodes[-1].operand)
@@ -153,24 +150,27 @@ class Parser:
         return nodes
 
     def is_operator(self, after_operand: bool) -> bool:
-        token = self.peek()
-        if token.text == "|":  # `a|s`, `p | q`; but `|x|` is a bracket
+        if (token := self.peek()).text == "|":  # `a|s`, `p | q`; but `|x|` is a bracket
             return after_operand and (token.gap == 0 or self.peek(1).gap > 0)
-        return token.text in RELATIONS or token.text in (*"+-.,;:/", "..", "...")
+        return token.text in RELATIONS | {*"+-.,;:/", "..", "..."}
 
     def operator(self) -> Node:
         before, token = self.peek(-1), self.take()
         if token.text in (",", ";", ":") or token.text == "." and not token.gap:
-            return Node(sign(token.text, form="infix", lspace="0", rspace="0.25em"), operand=False, comma=token.text)
+            html = f'<mo form="infix" lspace="0" rspace="0.25em">{token.text}</mo>'
+            return Node(html, operand=False, comma=token.text)
         if token.text in ("|", "..", "..."):
             space = "0.25em" if token.text == "|" and token.gap else "0" if token.text == "|" else "0.1em"
             return Node(sign(token.text, form="infix", stretchy="false", lspace=space, rspace=space), operand=False)
         if token.text in "+-" and self.peek().gap == 0 and (token.gap or before.text in ("", *PAIRS)):  # its own sign
             return Node(sign(token.text, form="prefix"), token.gap, operand=False)
-        breaks = token.text in RELATIONS or token.text in ("+", "-", ".")
+        breaks = token.text in RELATIONS | {"+", "-", "."}
         return Node(sign(token.text, form="infix"), token.gap, operand=False, breaks=breaks)
 
     def fraction(self, above: list[Node]) -> Node:
+        if not above:
+            raise Unread("nothing above a fraction's line")
+        self.take()
         parts = [f"<mrow>{folded('(')}{nodes[0].inner}{folded(')')}</mrow>" if len(nodes) == 1 and nodes[0].inner else
                  row(nodes) for nodes in (above, self.operand())]
         return Node(f"<mfrac>{''.join(parts)}</mfrac>", above[0].gap, tall=True)
@@ -195,8 +195,7 @@ class Parser:
         elif token.kind == "number":
             nodes = [self.postfix(Node(f"<mn>{self.take().text}</mn>", token.gap))]
         elif token.kind == "derivative":
-            above, below = self.take().text.split("/")
-            parts = "".join(f"<mrow><mi>d</mi>{symbol(part[1:])}</mrow>" for part in (above, below))
+            parts = "".join(f"<mrow><mi>d</mi>{symbol(part[1:])}</mrow>" for part in self.take().text.split("/"))
             nodes = [Node(f"<mfrac>{parts}</mfrac>", token.gap, tall=True)]
         else:
             raise Unread(token.text or "the end")
