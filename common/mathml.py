@@ -257,9 +257,7 @@ class Parser:
         if token.kind not in ("name", "number"):
             raise Unread(token.text)
         html = leaf(token.text)
-        if self.glued("*"):
-            self.take()
-            html = scripted("msup", html, "<mo>*</mo>")
+        html = scripted("msup", html, sign(self.take().text)) if self.glued("*") else html
         while self.glued(",") and self.peek(1).gap == 0 and self.peek(1).kind == "name":
             html += sign(self.take().text, lspace="0", rspace="0") + leaf(self.take().text)
         return f"<mrow>{html}</mrow>"
@@ -292,8 +290,8 @@ class Parser:
         tall, inside = any(node.tall for node in nodes), self.tokens[start:self.at]
         left, right = (sign(text, form=form, stretchy=str(tall).lower(), lspace="0", rspace="0")
                        for text, form in ((first.text, "prefix"), (self.take().text, "postfix")))
-        node = Node(f"<mrow>{left}{row(nodes)}{right}</mrow>", first.gap, tall=tall)
-        node.inner = row(nodes) if first.text == "(" else ""
+        inner = row(nodes)
+        node = Node(f"<mrow>{left}{inner}{right}</mrow>", first.gap, tall=tall, inner=inner * (first.text == "("))
         if not tall and self.depth < 2 and sum(len(token.text) + 1 for token in inside) > LONG:
             flat = [replace(part, prose="") for piece in nodes for part in piece.parts or [piece]]
             node.parts = [Node(left, first.gap), *flat, Node(right)]
@@ -331,7 +329,8 @@ def layout(nodes: list[Node]) -> str:
     for node in [*(part for node in nodes for part in node.parts or [node]), None]:
         ends = node is None or node.gap > 1
         beside = not ends and node.gap == 1 and node.operand and before.operand
-        if piece and (ends or beside and len(plain(row(piece))) > CROWDED or node.breaks or node.prose or before.prose or before.comma):
+        cut = ends or node.breaks or node.prose or before.prose or before.comma
+        if piece and (cut or beside and len(plain(row(piece))) > CROWDED):
             html += f'<math displaystyle="true">{row(piece)}</math>'
             piece = []
         if node is None:

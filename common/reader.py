@@ -198,8 +198,8 @@ def diff(lesson: Lesson, pages: set[str]) -> tuple[str, set[int]]:
     told = f"; the docstring says {lesson.told}" if lesson.told and int(lesson.told) != added else ""
     return (f'<details class="diff"><summary>Diff to <code>{lesson.parent}</code>: <b>{added}</b> lines of code differ '
             f'(added or changed){told}; {removed} of its lines are not here</summary><p class="soft">Read {name} '
-            f'before. Tables of the paper\'s values, the docstring and blank lines are left out. Numbers of removed lines are '
-            f'{lesson.parent}\'s.</p><pre class="wide" tabindex="0">{"".join(html)}</pre></details>',
+            f'before. Tables of the paper\'s values, the docstring and blank lines are left out. Removed lines have '
+            f'the numbers of {lesson.parent}.</p><pre class="wide" tabindex="0">{"".join(html)}</pre></details>',
             {own for mark, _, own in rows if mark == "+"})
 
 
