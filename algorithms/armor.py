@@ -61,7 +61,7 @@ what it was before the first update. Healthy is holdout below twice that; if the
 M. reward_error is the mean |R - r| there. fit and simulated_done are 0 in the warm start. model.csv has (12)
 for each 1,000 steps of M's first training, in training and held out, and the errors.
 
-Read before: atac.py (218 lines of code differ).
+Read before: atac.py (219 lines of code differ).
 Run: python algorithms/armor.py --env hopper-medium-replay-v2
 """
 
