@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from common import InputError, RunError, friendly, in_main_thread, keep_memory, lock, plain_streams  # noqa: F401
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
-from common.checkpoint import check_fit, facts, read_checkpoint, save_sealed, snapshot, whole, writing
+from common.checkpoint import check_fit, facts, lengthen, read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
+from common.loading import start_from
 from common.physics import version
 
 
@@ -52,19 +53,24 @@ class Run:
         if self.evaluator:
             self.evaluator.stopped = lambda: self.stop
         plain_streams()  # as `friendly` does: also where a person's own code calls main
+        begun = args.resume and os.path.lexists(args.resume / "checkpoint.pt")
+        self.start = start_from(args.init_from, args.seeds, agents) if args.init_from and not begun else None
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         keep_memory()
         self.folder = args.resume or self._create()
         self.config = read_config(self.folder)  # before it is locked: closing a file frees a process's locks on it
-        with writing(self.folder / "config.json"):
-            self.lock = lock(self.folder / "config.json")
-        if not self.lock:
-            raise InputError(f"{self.folder}: another process is training this run; wait for it, or stop it")
+        self._lock()
         if args.resume:
             self._restore()
         print(f"run folder: {self.folder}")
         if args.track:
             self._track()
+
+    def _lock(self):
+        with writing(self.folder / "config.json"):
+            self.lock = lock(self.folder / "config.json")
+        if not self.lock:
+            raise InputError(f"{self.folder}: another process is training this run; wait for it, or stop it")
 
     def _create(self) -> Path:
         env = Path(self.args.env).stem if self.data.source["kind"] == "file" else self.args.env.replace("/", "_")
@@ -79,7 +85,7 @@ class Run:
                   "dataset_source": self.data.source["kind"], "versions": versions | {"python": sys.version.split()[0]},
                   "device": torch.cuda.get_device_name(self.args.device) if cuda else self.args.device,
                   "command": shlex.join(sys.argv), "started": start, "obs_std": self.data.obs_std.tolist(),
-                  "action_size": self.data.action_size,
+                  "action_size": self.data.action_size, "init_from": self.start,
                   "threads": torch.get_num_threads(), "wandb_id": re.sub("[^A-Za-z0-9_-]", "-", name)[-128:]}
         with writing(folder := self.args.runs / name):
             folder.mkdir(parents=True)
@@ -277,6 +283,10 @@ class Run:
             except Exception as error:
                 why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
                 raise InputError(f"{path}: cannot be continued ({why})") from None
+        elif self.start != self.config.get("init_from"):
+            raise InputError(f"{self.args.init_from}: has other weights than those that {self.folder} started from")
+        if self.args.updates != self.config["args"]["updates"]:
+            self._lengthen()
         self._write_tables()
         print(f"resumed at update {self.step:,}")
 
@@ -289,6 +299,8 @@ class Run:
             advice = f"; go on with the version that simulated it, {self.config.get('git') or 'unknown'}"
             raise ValueError(f"its data had SHA-256 {state['data']}, {self.data.source['path']} has {here}"
                              + advice * self.data.standin)
+        if self.args.updates != self.config["args"]["updates"]:
+            lengthen(state, self.args)
         check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)
@@ -305,6 +317,22 @@ class Run:
             actor = copy.deepcopy(self.agents[self.args.seeds.index(seed)].actor)
             actor.load_state_dict(weights)
             self.evaluator.submit(step, seed, actor)
+
+    def _lengthen(self):
+        """The run has more updates from here on. The checkpoint is told first: a kill in between asks for the same
+        command again."""
+        with writing(path := self.folder / "config.json"):
+            (self.folder / "result.json").unlink(missing_ok=True)  # it is not finished
+        if self.step:
+            self.save()
+        args = self.config["args"]
+        self.config |= {"args": args | {"updates": self.args.updates},
+                        "extended": [*self.config.get("extended", []), args["updates"]]}
+        with whole(path) as file:
+            file.write(json.dumps(self.config, indent=1).encode())
+        os.close(self.lock)  # it is of the file before
+        self._lock()
+        print(f"from {args['updates']:,} to {self.args.updates:,} updates; rows that only a last update has are left out")
 
     def _write_tables(self):
         """log.csv and eval.csv anew, on the disk for certain, without the rows that a resumed run will repeat."""

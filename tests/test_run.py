@@ -264,7 +264,8 @@ def finished_run(tmp_path):
 
 @pytest.mark.parametrize("damage, flags, match", [
     (None, ["--alpha", "9"], "the run has alpha=2.5 and keeps it"),
-    (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\), updates=4 and keeps it"),
+    (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\) and keeps it"),
+    (None, ["--updates", "3"], "4 updates are done; give more than that, not --updates 3"),
     ("other", [], "a run of rorl.py; continue it with that file"),
     ("no config", [], "no run folder, or a broken one .*No such file or directory"),
     ("bad config", [], "no run folder, or a broken one"),
