@@ -176,8 +176,8 @@ def start_from(folder: Path, seeds: tuple[int, ...], agents: list) -> dict:
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"--init-from {folder}: {error}; an older version made it, or it was changed") from None
     if sizes != (data.obs_size, data.action_size):
-        raise InputError(f"--init-from {folder}: has {sizes[0]} observations and {sizes[1]} actions, {data.name} "
-                         f"{data.obs_size} and {data.action_size}")
+        raise InputError(f"--init-from {folder}: its observations have {sizes[0]} numbers and its actions {sizes[1]}, "
+                         f"those of {data.name} {data.obs_size} and {data.action_size}")
     if len(its) > 1 and (missing := sorted(set(seeds) - set(its))):
         raise InputError(f"--init-from {folder}: has no seed {missing[0]}, only {' '.join(map(str, its))}")
     for seed, agent in zip(seeds, agents):

@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from benchmark.engine.grid import make
-from common.args import RunArgs, parse
+from common.args import READS, RunArgs, parse
 from common.sources import D4RL
 from tests.helpers import ROOT
 
@@ -113,6 +113,14 @@ def test_flags(path):
         for dataset, values in table.items():
             module.Args(**values)  # names that exist
             assert "-v" in dataset
+
+
+@every_algorithm
+def test_a_file_that_reads_the_number_of_updates_says_what_depends_on_it(path):
+    """Whoever extends a run (--resume RUN --updates N) is told: common/args.py, SCHEDULED. A flag that it names is a switch, or always on."""
+    args, reads = importlib.import_module(f"algorithms.{path.stem}").Args, re.findall(READS, path.read_text())
+    assert bool(reads) == bool(args.SCHEDULED) == ("SCHEDULED" in vars(args)), (path.name, reads)
+    assert getattr(args(), args.SCHEDULED or "cosine", True), path.name
 
 
 def definitions(path):
