@@ -169,7 +169,7 @@ def _checked(args, here):
     if args.env in D4RL and args.action_low + args.action_high:
         raise InputError(f"{args.env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
     if args.init_from and not args.resume:
-        args.init_from = args.init_from.absolute()  # the same run, wherever it is named
+        args.init_from = args.init_from.resolve()  # the same run, however it is named
         _of(type(args), "--init-from", args.init_from)
     if here and not args.resume:
         check_folder(args.runs, "--runs")
