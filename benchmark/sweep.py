@@ -13,7 +13,7 @@ Run: python benchmark/sweep.py td3_bc --env hopper-medium-v2 --seeds 0 1 --over 
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -115,10 +115,9 @@ def table(args: Args, extra: list[str]) -> tuple[Table, dict[str, dict[str, str]
         name = " ".join(f"{flag}={text.replace(' ', ':').replace('/', '_')}" for flag, text in setting.items())
         words = [word for flag, text in setting.items() for word in values[flag][text]]
         columns[name], settings[name] = Column(args.algorithm, " ".join(words)), setting
-    name = f"sweep_{args.algorithm}_{'_'.join(values)}"[:80]
-    return Table(name=f"{name}.{digest(args.over, args.env, args.score)}", title=f"{args.algorithm}: a sweep over "
-                 f"{' and '.join(values)}", columns=columns, datasets=args.env, seeds=seeds, score=args.score,
-                 notes=(sweeps.WARNING,)), settings
+    name = f"sweep_{args.algorithm}_{'_'.join(values)}"[:80] + f".{digest(args.over, args.env, seeds, args.score)}"
+    return Table(name=name, title=f"{args.algorithm}: a sweep over {' and '.join(values)}", columns=columns,
+                 datasets=args.env, seeds=seeds, score=args.score, notes=(sweeps.WARNING,)), settings
 
 
 def main():
@@ -126,7 +125,7 @@ def main():
     args = grid.read(argv, Args, TITLE)
     extra = tuple(argv[argv.index("--") + 1:] if "--" in argv else ())
     made, settings = table(args, list(extra))
-    this = sweeps.Sweep(made, args, extra, chosen=settings)
+    this = sweeps.Sweep(made, replace(args, seeds=()), extra, chosen=settings)  # the table's
     if args.dry_run:
         return this.plan()
     check_folder(args.out)

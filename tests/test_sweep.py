@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ OVER = ["--over", "alpha=1,2.5,5", "lr=1e-4,3e-4"]
 def make(tmp_path, *words, algorithm="td3_bc", extra=()):
     args = grid.read([algorithm, *map(str, words), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")], sweep.Args, "")
     table, chosen = sweep.table(args, list(extra))
-    return sweeps.Sweep(table, args, tuple(extra), chosen=chosen)
+    return sweeps.Sweep(table, replace(args, seeds=()), tuple(extra), chosen=chosen)
 
 
 # What is to be trained
@@ -206,3 +207,8 @@ def test_from_nothing_to_a_ranking(tmp_path):
     before = {path: path.read_bytes() for path in names.values() if path.suffix != ".png"}
     code, out, err = run_script(ROOT / "benchmark/sweep.py", *words)
     assert code == 0 and "started" not in out and before == {path: path.read_bytes() for path in before}, err
+
+
+def test_a_cell_of_the_map_tells_its_interval(tmp_path, monkeypatch):
+    (ax, _) = axes_of(finished(tmp_path, *OVER), monkeypatch)
+    assert {text.get_text() for text in ax.texts} >= {"2.0\n0.0 to 4.0", "52.0\n50.0 to 54.0"}

@@ -77,13 +77,14 @@ class Sweep(Grid):
                 writer.writeheader()
                 writer.writerows(rows)
         best = [row["setting"] for row in ranked[:SHOWN]]
-        few = f" The best {SHOWN} of {len(ranked)} settings." * (len(ranked) > SHOWN)
+        few = f"The best {SHOWN} of {len(ranked)} settings." if len(ranked) > SHOWN else ""
+        how = " ".join(filter(None, [*told(ranked), tables.how(self), few]))
         rows = sorted((row for row in tables.results(self) if row["algorithm"] in best),
                       key=lambda row: best.index(row["algorithm"]))
         groups = sorted((group for group in tables.groups(self) if group.algorithm in best),
                         key=lambda group: best.index(group.algorithm))
-        page.write(Path(f"{path}.html"), self.table.title, [*tables.notes(self), *told(ranked)], tables.how(self) + few,
-                   rows, groups, self.table.score, tables.wanted(self))
+        page.write(Path(f"{path}.html"), self.table.title, tables.notes(self), how, rows, groups, self.table.score,
+                   tables.wanted(self))
         self.drawn = figure(self, ranked, Path(f"{path}.png"))
         return text
 
@@ -204,7 +205,8 @@ def figure(this: Sweep, ranked: list[dict], path: Path) -> bool:
 
 def caption(flags: int, seeds: list[int], score: str) -> str:
     n = f"n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)}"
-    drawn = "points: seeds; bars: 95% bootstrap intervals of the mean; " if flags == 1 else "outlined: the best; "
+    drawn = "points: seeds; bars: 95% bootstrap intervals of the mean; " if flags == 1 else (
+        "means; below them 95% bootstrap intervals; outlined: the best; ")
     return f"{SCORES[score]}; {drawn}{n}.\nOnline evaluations: the best of them is an optimistic estimate."
 
 
@@ -238,19 +240,20 @@ def curve(this: Sweep, ax, cells: dict, swept: list[str]) -> None:
 
 
 def heat_map(this: Sweep, ax, cells: dict, swept: list[str]) -> None:
-    """The second flag across, the first one down; the mean in each cell, and the best one outlined."""
+    """The second flag across, the first one down; mean and interval in each cell, and the best one outlined."""
     down, across = ([text for _, text in axis(this, flag)] for flag in swept)
-    values = np.full((len(down), len(across)), np.nan)
+    values, below = np.full((len(down), len(across)), np.nan), {}
     for name, scores in cells.items():
-        setting = this.chosen[name]
-        values[down.index(setting[swept[0]]), across.index(setting[swept[1]])] = np.mean([np.mean(s) for s in scores])
+        place = down.index(this.chosen[name][swept[0]]), across.index(this.chosen[name][swept[1]])
+        values[place], bounds = np.mean([np.mean(s) for s in scores]), interval(scores)
+        below[place] = "" if np.isnan(bounds[0]) else "\n{:.1f} to {:.1f}".format(*bounds)
     if np.isnan(values).all():
         return ax.text(0.5, 0.5, "no setting is finished", ha="center", va="center", fontsize=8)
     image = ax.imshow(values, cmap="viridis", aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for i, j in np.ndindex(values.shape):
         known = np.isfinite(values[i, j])
-        ax.text(j, i, f"{values[i, j]:.1f}" if known else "-", ha="center", va="center", fontsize=8,
+        ax.text(j, i, f"{values[i, j]:.1f}{below[i, j]}" if known else "-", ha="center", va="center", fontsize=8,
                 color="white" if known and values[i, j] < middle else "black")
     i, j = np.unravel_index(np.nanargmax(values), values.shape)
     ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, lw=2.5, ec=COLOURS[1], clip_on=False, zorder=3))
