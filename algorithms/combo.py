@@ -55,7 +55,7 @@ target that of (2). Of a batch's imagined rows, imagined_reward is the mean rewa
 share that end; 0 without such rows. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s)
 and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (94 lines of code differ).
+Read before: mopo.py (95 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
