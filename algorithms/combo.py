@@ -55,7 +55,7 @@ target that of (2). Of a batch's imagined rows, imagined_reward is the mean rewa
 share that end; 0 without such rows. actor_loss is (8). alpha falls from 1, entropy is -mean_b log pi(a~|s)
 and goes to -A. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: mopo.py (94 lines of code differ).
+Read before: mopo.py (95 lines of code differ).
 Run: python algorithms/combo.py --env hopper-medium-v2
 """
 
@@ -79,6 +79,7 @@ from common.terminations import Rule, termination
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "cosine"  # (11) depends on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_000_000  # gradient steps after the model's training; the length of (11)

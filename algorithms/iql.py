@@ -41,7 +41,7 @@ new V, small beside v. weight is the mean of (3), near 1 on one policy's data, u
 capped is the share of the batch at the cap of (3): 0, on a replay buffer up to 0.3. log_std is its mean over
 dimensions and settles above -5, where it is clamped. actor_lr is (8).
 
-Read before: td3_bc.py (96 lines of code differ).
+Read before: td3_bc.py (97 lines of code differ).
 Run: python algorithms/iql.py --env hopper-medium-v2
 """
 
@@ -62,6 +62,7 @@ from common.run import Run
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "cosine"  # (8) depends on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_000_000  # gradient steps, and the length of the schedule (8)

@@ -66,6 +66,7 @@ from common.terminations import Rule, termination
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "cosine"  # (8) depends on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 3_000_000  # gradient steps after the model's training; the length of (8)

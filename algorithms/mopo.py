@@ -44,7 +44,7 @@ penalty is large. Of a batch's imagined rows, penalty is the mean of lambda u, i
 and imagined_done the share that end. actor_loss is (5). alpha falls from 1, entropy is -mean_b log pi(a~|s)
 and goes to the target entropy. model.csv has (1) to (3) of common/dynamics.py for each epoch and network.
 
-Read before: sac_n.py (149 lines of code differ).
+Read before: sac_n.py (150 lines of code differ).
 Run: python algorithms/mopo.py --env hopper-medium-v2
 """
 
@@ -68,6 +68,7 @@ from common.terminations import Rule, termination
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "cosine"  # (8) depends on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 3_000_000  # gradient steps after the model's training; the length of (8)

@@ -29,7 +29,7 @@ Logged: a stage keeps the others' last values. critic_loss is (3). q is mean_b Q
 discounted return. actor_loss is (1), may be negative, then (5) or (6). advantage averages (4), near 0; with
 rev_kl that of Q(s, a~) - Q(s, a), which rises. capped is the share of w = 100, healthy < 0.1. kl is (6)'s.
 
-Read before: td3_bc.py (104 lines of code differ).
+Read before: td3_bc.py (105 lines of code differ).
 Run: python algorithms/one_step.py --env hopper-medium-v2
 """
 
@@ -50,6 +50,7 @@ from common.run import Run
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "stages"  # depend on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 2_600_000  # gradient steps, all stages together

@@ -72,6 +72,7 @@ from common.run import Run
 
 @dataclass
 class Args(RunArgs):
+    SCHEDULED = "cosine"  # (8) depends on `updates`: no run can be extended
     env: str = "hopper-medium-v2"  # D4RL name, Minari id, or path of an .hdf5 or .npz file
     seeds: Seeds = (0,)  # trained side by side in one process
     updates: Count = 1_000_000  # gradient steps, and the length of the schedule (8)

@@ -20,6 +20,7 @@ from common.physics import version, with_version
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
+READS = r"(?<!steps\()\bargs\.updates\b"  # in an algorithm's file: more than its loop's length
 KINDS = {  # what config.json must have: {name: is this such a value?}
     "algorithm": lambda x: isinstance(x, str) and x == Path(x).name != "", "args": lambda x: isinstance(x, dict),
     "command": lambda x: isinstance(x, str), "data": lambda x: isinstance(x, dict),
@@ -47,6 +48,7 @@ NonNegative = Annotated[float, within("[0, inf)")]
 @dataclass
 class RunArgs:
     """Flags that every algorithm shares."""
+    SCHEDULED = ""  # what depends on `updates`, so that a run cannot be extended; a flag's name: only where it is on
     config: str = "paper"  # which table of the algorithm's file gives a dataset's defaults
     device: str = "auto"  # auto, cpu, cuda or mps
     view: Literal["auto", "d4rl", "next_obs"] = "auto"  # d4rl: the papers' qlearning_dataset; next_obs: every row
@@ -65,7 +67,8 @@ class RunArgs:
     log_every: Count = 1_000  # updates between rows of log.csv
     save_seconds: NonNegative = 120.0  # seconds between checkpoints
     runs: Path = Path("runs")  # folder of run folders
-    resume: Path | None = None  # run folder to continue exactly where its checkpoint left it
+    resume: Path | None = None  # run folder to continue exactly where its checkpoint left it; more --updates extend it
+    init_from: Path | None = None  # run folder whose weights a new run starts with; its optimisers and model are new
     track: bool = False  # also log to Weights & Biases
     tf32: bool = True  # TF32 matrix products on GPUs that have them
     compile: bool = False  # torch.compile of the update: slow to start, other last digits
@@ -108,18 +111,22 @@ def parse(Args, paper: dict, argv: list[str] | None = None, here: bool = True, *
     """Args from the command line: `--env` picks its entry of `paper` (or `configs[--config]`), flags override.
 
     `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults; an own file
-    has the entry of its `--eval-env`. With `--resume` the flags are the run's own. `here`: is the run to be on this
-    machine? Then its device must be there. InputError: unknown config, a flag out of range, missing device, a run that
-    does not fit.
+    has the entry of its `--eval-env`. With `--resume` the flags are the run's own, `--updates` may be another where no
+    schedule depends on it. `here`: is the run to be on this machine? Then its device must be there. InputError: unknown
+    config, a flag out of range, missing device, a run that does not fit.
     """
     argv = sys.argv[1:] if argv is None else argv
     first = cli(Args, [word for word in argv if word not in ("-h", "--help")])
     if first.resume is not None:
         saved = _saved_args(Args, first.resume)
         args = cli(Args, argv, default=replace(saved, resume=first.resume))
-        if new := [flag for flag in vars(saved) if flag not in FREE and getattr(args, flag) != getattr(saved, flag)]:
+        free = FREE | {"updates"}
+        if new := [flag for flag in vars(saved) if flag not in free and getattr(args, flag) != getattr(saved, flag)]:
             was = ", ".join(f"{flag}={getattr(saved, flag)}" for flag in new)
             raise InputError(f"--resume {args.resume}: the run has {was} and keeps it; leave that flag out")
+        if args.updates != saved.updates and (tied := _scheduled(saved)):
+            raise InputError(f"--resume {args.resume}: its {tied} depends on its --updates, {saved.updates}, and would "
+                             f"have been another with {args.updates}; leave that flag out, or start a new run")
         return _checked(args, here)
     env, config, tables = first.env, first.config, {"paper": paper, **configs}
     task = first.eval_env if own_file(env) else env  # an own file has its task's values
@@ -162,6 +169,9 @@ def _checked(args, here):
         raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, none or auto")
     if args.env in D4RL and args.action_low + args.action_high:
         raise InputError(f"{args.env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
+    if args.init_from and not args.resume:
+        args.init_from = args.init_from.resolve()  # the same run, however it is named
+        _of(type(args), "--init-from", args.init_from)
     if here and not args.resume:
         check_folder(args.runs, "--runs")
     return args
@@ -183,11 +193,26 @@ def read_config(folder: Path) -> dict:
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
 
 
+def _of(Args, flag, folder) -> dict:
+    """The config.json of a run of the file that has these Args. InputError: no run, or one of another algorithm."""
+    config = read_config(folder)
+    if config["algorithm"] != Path(inspect.getfile(Args)).stem:
+        raise InputError(f"{flag} {folder}: a run of {config['algorithm']}.py; continue it with that file")
+    return config
+
+
+def _scheduled(args) -> str:
+    """What of a run depends on its number of updates. A file of one's own that says nothing must not read it."""
+    name = type(args).SCHEDULED
+    source = Path(inspect.getfile(type(args))).read_text(encoding="utf-8")
+    if "SCHEDULED" not in vars(type(args)) and re.search(READS, source):
+        return "file reads args.updates and does not say what for (SCHEDULED in its Args), which perhaps"
+    return name if name and getattr(args, name, True) else ""
+
+
 def _saved_args(Args, folder):
     """A run's args, by the command line that gives them: what nobody could have typed, its config.json may not say."""
-    config, words = read_config(folder), []
-    if config["algorithm"] != Path(inspect.getfile(Args)).stem:
-        raise InputError(f"--resume {folder}: a run of {config['algorithm']}.py; continue it with that file")
+    config, words = _of(Args, "--resume", folder), []
     own = config["data"].get("path")  # whole: an own file's relative path means nothing in another folder
     if config["dataset_source"] == "file" and isinstance(own, str) and os.path.isabs(own) and os.path.isfile(own):
         config["args"]["env"] = own

@@ -121,6 +121,19 @@ def check_fit(saved: dict, config: dict) -> None:
                          "updates")
 
 
+def lengthen(state: dict, args) -> None:
+    """Make a checkpoint the one that a run of `args.updates` from the start would have had: without the row and the
+    evaluation that only a last update gets. ValueError: so many updates are done already."""
+    if state["step"] >= args.updates:
+        raise ValueError(f"{state['step']:,} updates are done; give more than that, not --updates {args.updates}")
+    state["settings"] = state.get("settings", {}) | {"updates": args.updates}
+    for name, every in (("log.csv", args.log_every), ("eval.csv", args.eval_every)):
+        header, *rows = state["rows"][name].splitlines(keepends=True) or [""]
+        kept = [row for row in rows if int(row.partition(",")[0]) % every == 0]
+        state["rows"][name] = "".join([header, *kept] if kept else [])
+    state["waiting"] = [job for job in state["waiting"] if job[0] % args.eval_every == 0]
+
+
 def snapshot(agent, saved: dict | None = None) -> dict:
     """All that training changes in an agent's attributes (the branches below); `saved`, if given, is put back.
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from common import InputError
 from common.args import read_config
-from common.checkpoint import check_fit, read_checkpoint
+from common.checkpoint import check_fit, read_checkpoint, snapshot
 from common.data import Dataset
 from common.evaluation import action_bounds
+from common.files import sha256
 from common.physics import make_env
 
 ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
@@ -155,6 +156,50 @@ def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action
         raise InputError(f"{folder}: its networks do not fit {module.__file__} ({type(error).__name__}: {error}); use "
                          f"the version that trained it, {config.get('git') or 'unknown'}") from None
     return agent
+
+
+def start_from(folder: Path, seeds: tuple[int, ...], agents: list) -> dict:
+    """Give new agents the weights of a run's last checkpoint, seed by seed, or those of its one seed to all.
+
+    Weights are networks, target networks and their buffers (an actor keeps the normalisation that its weights were
+    trained with), and single parameters such as log_alpha. All else is the agents' own: optimisers, counters, random
+    numbers, imagined rows, and a dynamics `model`, which is the data's. Returns what config.json keeps of it.
+    InputError: no checkpoint, no such seed, other sizes, networks of other flags or of another version.
+    """
+    path, config, data = folder / "checkpoint.pt", read_config(folder), agents[0].data
+    if not os.path.lexists(path):
+        raise InputError(f"--init-from {folder}: has no checkpoint yet; let it train (--resume {folder})")
+    saved, its = read_checkpoint(path, mmap=True), config["args"]["seeds"]
+    try:
+        check_fit(saved, config)
+        sizes = len(config["obs_std"]), config["action_size"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"--init-from {folder}: {error}; an older version made it, or it was changed") from None
+    if sizes != (data.obs_size, data.action_size):
+        raise InputError(f"--init-from {folder}: its observations have {sizes[0]} numbers and its actions {sizes[1]}, "
+                         f"those of {data.name} {data.obs_size} and {data.action_size}")
+    if len(its) > 1 and (missing := sorted(set(seeds) - set(its))):
+        raise InputError(f"--init-from {folder}: has no seed {missing[0]}, only {' '.join(map(str, its))}")
+    for seed, agent in zip(seeds, agents):
+        try:
+            put_weights(agent, saved["agents"][its.index(seed) if len(its) > 1 else 0])
+        except Exception as error:  # what a checkpoint holds can be anything
+            why = " ".join(str(error).split())[:300]
+            raise InputError(f"--init-from {folder}: its networks are not those of these flags ({why})") from None
+    return {"run": str(folder), "step": saved["step"], "sha256": sha256(path)}
+
+
+def put_weights(agent, saved: dict) -> None:
+    """A checkpoint's weights into an agent. Exception: they do not fit."""
+    if odd := set(saved) ^ set(snapshot(agent)):
+        raise ValueError(f"only one of both has {', '.join(sorted(odd))}")
+    for name, value in vars(agent).items():
+        if isinstance(value, nn.Module) and name != "model" and any(True for _ in value.parameters()):
+            value.load_state_dict(saved[name])
+        elif isinstance(value, Tensor) and value.requires_grad:
+            if saved[name].shape != value.shape:
+                raise ValueError(f"{name} has another shape")
+            value.data.copy_(saved[name])
 
 
 def agent_class(module):

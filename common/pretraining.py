@@ -107,7 +107,8 @@ class Regression(Stage):
 
 
 def pretrain(run, makers: list) -> None:
-    """Train one stage after another; nothing, where a resumed run's checkpoint has them already.
+    """Train one stage after another; nothing, where a resumed run's checkpoint has them already. With --init-from a
+    model is trained or found as ever, since it is the data's; no stage trains an actor that comes from another run.
 
     `makers`: for each of the run's seeds a function that makes its Stage.
     RunError: a number of the log is not finite. InputError: a kept file that is broken. KeyboardInterrupt: stopped.
@@ -118,7 +119,11 @@ def pretrain(run, makers: list) -> None:
         try:
             lines = []
             for seed, make in zip(run.args.seeds, makers):
-                lines += Pretraining(run, seed, make(), lines).run_all()
+                fit = make()
+                if "actor" in fit.kept and run.args.init_from:
+                    print(f"{fit.name}, seed {seed}: left out, the actor is that of {run.args.init_from}", flush=True)
+                else:
+                    lines += Pretraining(run, seed, fit, lines).run_all()
         except BaseException:
             run.close()
             raise

@@ -301,3 +301,21 @@ def test_checkpoints_hold_the_ring_and_the_model(tmp_path):
     (agent,) = torch.load(only_folder(tmp_path / "runs") / "checkpoint.pt", weights_only=True)["agents"]
     assert agent["ring"]["rows"].shape == (2 * 2 * 10 + 1, 2 * 11 + 3 + 2) and agent["ring"]["count"] > 0 and "elites" in agent["model"]
     assert_equal_trees(agent["ring"]["rows"][-1], torch.zeros(27))
+
+
+@pytest.mark.parametrize("algorithm", ["mopo", "rambo", "morel"])
+def test_from_other_weights_a_model_is_found_and_no_actor_is_cloned(algorithm, tmp_path):
+    """The same data and seed: the model comes from the cache, as without --init-from. The actor is the other run's, and no stage touches it."""
+    script, words = ROOT / f"algorithms/{algorithm}.py", [*FLAGS[algorithm], "--eval-workers", 0]
+    code, out, err = run_script(script, *common_flags(tmp_path, "first", 9, save=RARELY), *words)
+    assert code == 0 and "progress in" in out and ("cloning, seed 0: 2 epochs" in out) == (algorithm != "mopo"), err
+    first = only_folder(tmp_path / "first")
+    models = {path: path.read_bytes() for path in kept_files()}
+    assert models
+    code, out, err = run_script(script, *common_flags(tmp_path, "second", 1, save=RARELY), *words, "--init-from", first)
+    assert code == 0 and "model, seed 0: 2 epochs" in out and "progress in" not in out, err
+    assert (f"cloning, seed 0: left out, the actor is that of {first}" in out) == (algorithm != "mopo")
+    assert {path: path.read_bytes() for path in kept_files()} == models
+    old, new = (torch.load(f / "checkpoint.pt", weights_only=True)["agents"][0] for f in (first, only_folder(tmp_path / "second")))
+    change = max((new["actor"][name] - x).abs().max() for name, x in old["actor"].items())
+    assert change < 0.05 and new["step"] == 1, change  # one update from there

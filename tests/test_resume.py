@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from common import InputError
+from common.args import parse
 from common.graph import side_by_side
 from common.run import snapshot
 from tests.helpers import (ALGORITHMS, ENDLESS, FLAGS, ROOT, Pause, Script, assert_equal_trees, run_script, save_to_memory, small_agents, wait_until,
@@ -288,3 +291,104 @@ def test_schedulers_and_counters_are_state():
     one.update(), other.update()
     assert torch.equal(one.weight, other.weight) and torch.equal(one.stats, other.stats) and other.step == 4
     assert one.schedule.get_last_lr() == other.schedule.get_last_lr()
+
+
+# Extended: --resume RUN --updates N
+
+
+@pytest.mark.parametrize("algorithm", ["td3_bc", "rorl", "atac", "rambo"])
+def test_an_extended_run_equals_the_one_that_had_all_updates_from_the_start(algorithm, tmp_path):
+    """Update 33 is the last of the first part: its row and its evaluation are none of a run of 64 updates. RAMBO has a model; ATAC a warm start until 20."""
+    script, words = ROOT / f"algorithms/{algorithm}.py", [*FLAGS[algorithm], "--seeds", "0", "1", "--eval-workers", 0]
+    code, _, err = run_script(script, *common_flags(tmp_path, "whole", 64, 20, RARELY), *words)
+    assert code == 0, err
+    code, _, err = run_script(script, *common_flags(tmp_path, "first", 33, 20, RARELY), *words)
+    assert code == 0, err
+    whole, folder = only_folder(tmp_path / "whole"), only_folder(tmp_path / "first")
+    assert "\n33,1," in (folder / "log.csv").read_text() and "\n33,1," in (folder / "eval.csv").read_text() and (folder / "result.json").exists()
+    code, out, err = run_script(script, "--resume", folder, "--updates", 64)
+    assert code == 0 and err == "", err
+    assert "resumed at update 33" in out and "from 33 to 64 updates, without the rows of the last one then" in out and "lost" not in out
+    same_results(whole, folder)
+    config, result = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
+    assert config["args"]["updates"] == 64 and config["extended"] == [33] and result["step"] == 64
+    assert result["seeds"] == json.loads((whole / "result.json").read_text())["seeds"]
+    code, out, err = run_script(script, "--resume", folder)  # it is a run of 64 updates now
+    assert code == 0 and "resumed at update 64" in out, err
+    same_results(whole, folder)
+
+
+def test_a_stopped_run_takes_more_updates_or_fewer_and_a_kill_is_no_harm(tmp_path):
+    """Stopped at update 21 of 64, made a run of 90, killed at once at 42, made one of 50."""
+    script, words, pause = ROOT / "algorithms/td3_bc.py", [*FLAGS["td3_bc"], "--eval-workers", 0], Pause(tmp_path / "pause")
+    code, _, err = run_script(script, *common_flags(tmp_path, "whole", 50, 20, RARELY), *words)
+    assert code == 0, err
+    pause.at(21)
+    run = Script(script, *common_flags(tmp_path, "runs", 64, 20), *words, env=os.environ | pause.env)
+    run.until(lambda: pause.reached(21))
+    run.end(signal.SIGKILL)
+    folder = only_folder(tmp_path / "runs")
+    pause.at(42)
+    run = Script(script, "--resume", folder, "--updates", 90, "--save-seconds", 10**6, env=os.environ | pause.env)
+    run.until(lambda: pause.reached(42))
+    code, _, err = run_script(script, "--resume", folder, "--updates", 50)
+    assert code == 2 and "another process is training this run" in err and err.count("\n") == 1  # the lock is of the new config.json
+    run.end(signal.SIGKILL)
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 20
+    code, out, err = run_script(script, "--resume", folder, "--updates", 50)
+    assert code == 0 and "resumed at update 20" in out, err
+    same_results(only_folder(tmp_path / "whole"), folder)
+    assert json.loads((folder / "config.json").read_text())["extended"] == [64, 90]
+
+
+def test_a_kill_between_checkpoint_and_config_asks_for_the_same_command_again(tmp_path):
+    script, words = ROOT / "algorithms/td3_bc.py", [*FLAGS["td3_bc"], "--eval-workers", 0]
+    for name, updates in (("whole", 30), ("first", 16)):
+        code, _, err = run_script(script, *common_flags(tmp_path, name, updates, 20, RARELY), *words)
+        assert code == 0, err
+    folder = only_folder(tmp_path / "first")
+    before = (folder / "config.json").read_bytes()
+    code, _, err = run_script(script, "--resume", folder, "--updates", 30)
+    assert code == 0, err
+    (folder / "config.json").write_bytes(before)
+    code, _, err = run_script(script, "--resume", folder)
+    assert code == 2 and "it was saved with updates 30, config.json has 16" in err and err.count("\n") == 1
+    for name in ("checkpoint.pt", "config.json"):  # as they were after the checkpoint of update 16
+        assert (folder / name).exists()
+    (folder / "checkpoint.pt").unlink()
+    (folder / "config.json").write_bytes(before)
+    code, out, err = run_script(script, "--resume", folder, "--updates", 30)  # no checkpoint: from the start
+    assert code == 0 and "resumed at update 0" in out, err
+    same_results(only_folder(tmp_path / "whole"), folder)
+
+
+@pytest.mark.parametrize("algorithm, extra, match", [
+    ("iql", [], "its cosine depends on its --updates, 6"), ("combo", [], "its cosine depends"), ("one_step", [], "its stages depends"),
+    ("mopo", [], "its cosine depends"), ("mopo", ["--no-cosine"], None), ("xql", ["--no-cosine"], None), ("cql", [], None), ("morel", [], None)])
+def test_where_a_schedule_depends_on_the_number_of_updates(algorithm, extra, match, tmp_path, capsys):
+    module, data = __import__(f"algorithms.{algorithm}", fromlist=["Args"]), tmp_path / "hopper.npz"
+    write_npz(data)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    words = ["--env", str(data), "--eval-env", "hopper-medium-v2", "--updates", "6", "--device", "cpu", "--runs", str(tmp_path), *extra]
+    args = parse(module.Args, {}, words)
+    (folder / "config.json").write_text(json.dumps({"algorithm": algorithm, "args": asdict(args), "command": "", "data": {}, "dataset_source": "file",
+                                                    "task": "hopper-medium-v2", "physics": "d4rl"}, default=str))
+    if match:
+        with pytest.raises(InputError, match=match) as error:
+            parse(module.Args, {}, ["--resume", str(folder), "--updates", "9"])
+        assert "\n" not in str(error.value)
+    else:
+        assert parse(module.Args, {}, ["--resume", str(folder), "--updates", "9"]).updates == 9
+    assert parse(module.Args, {}, ["--resume", str(folder), "--updates", "6"]).updates == 6
+
+
+@pytest.mark.parametrize("said, code", [("", 2), ('    SCHEDULED = ""\n', 0)])
+def test_an_own_file_that_reads_the_number_of_updates_must_say_what_for(said, code, tmp_path):
+    source = (ROOT / "algorithms/td3_bc.py").read_text()
+    source = source.replace("        self.step = 0\n", "        self.step, self.half = 0, args.updates // 2\n").replace("class Args(RunArgs):\n", f"class Args(RunArgs):\n{said}")
+    (tmp_path / "mine.py").write_text(source)
+    end, _, err = run_script(tmp_path / "mine.py", *common_flags(tmp_path, "runs", 4), *FLAGS["td3_bc"], "--eval-workers", 0)
+    assert end == 0, err
+    end, _, err = run_script(tmp_path / "mine.py", "--resume", only_folder(tmp_path / "runs"), "--updates", 8)
+    assert end == code and (code == 0 or "does not say what for (SCHEDULED in its Args)" in err and err.count("\n") == 1), err

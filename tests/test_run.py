@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms import td3_bc
+from algorithms import sac_n, td3_bc
 from benchmark.engine.runs import read_run
 from common import InputError, RunError, physics
 from common.args import cli, parse, read_config, within
 from common.checkpoint import check_fit, read_checkpoint, save_sealed, whole
 from common.data import load_dataset
 from common.evaluation import Evaluator, evaluate
+from common.files import sha256
 from common.physics import make_env
 from common.run import Run
 from tests.helpers import ROOT, make_data, run_script, write_npz
@@ -264,7 +265,8 @@ def finished_run(tmp_path):
 
 @pytest.mark.parametrize("damage, flags, match", [
     (None, ["--alpha", "9"], "the run has alpha=2.5 and keeps it"),
-    (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\), updates=4 and keeps it"),
+    (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\) and keeps it"),
+    (None, ["--updates", "3"], "4 updates are done; give more than that, not --updates 3"),
     ("other", [], "a run of rorl.py; continue it with that file"),
     ("no config", [], "no run folder, or a broken one .*No such file or directory"),
     ("bad config", [], "no run folder, or a broken one"),
@@ -898,3 +900,114 @@ def test_tracking_that_does_not_start_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match="--track: .*wandb login, set WANDB_MODE=offline, or leave it out: --resume"):
         make_run(tmp_path, track=True)
+
+
+# Weights of another run: --init-from
+
+
+def states(agent, optimizers=False):
+    """Parameters and buffers of an agent's modules, and its single parameters; or what its optimisers have."""
+    if optimizers:
+        return {name: value.state_dict()["state"] for name, value in vars(agent).items() if isinstance(value, torch.optim.Optimizer)}
+    modules = {f"{name}.{key}": x.clone() for name, value in vars(agent).items() if isinstance(value, torch.nn.Module) for key, x in value.state_dict().items()}
+    return modules | {name: value.detach().clone() for name, value in vars(agent).items() if isinstance(value, torch.Tensor) and value.requires_grad}
+
+
+def test_a_run_starts_from_the_weights_of_another_seed_by_seed(tmp_path):
+    """Other data of the same sizes: weights, targets and normalisation are the old run's; optimisers, counters and random numbers are new."""
+    run, agents = make_run(tmp_path, seeds=(0, 1))
+    train(run, agents)
+    run.report()
+    write_npz(tmp_path / "other.npz", seed=5)
+    new, others = make_run(tmp_path, seeds=(1, 0), init_from=run.folder, env=str(tmp_path / "other.npz"))
+    fresh = td3_bc.TD3BC(new.args, others[0].data, 1)
+    for agent, old in zip(others, agents[::-1]):
+        mine, its = states(agent), states(old)
+        assert mine.keys() == its.keys() and all(torch.equal(mine[name], its[name]) for name in mine) and "actor.obs_mean" in mine
+        assert agent.step == 0 and all(state == {} for state in states(agent, optimizers=True).values())
+    assert torch.equal(others[0].rng.get_state(), fresh.rng.get_state()) and not torch.equal(others[0].actor.obs_mean, fresh.actor.obs_mean)
+    config, checkpoint = read_config(new.folder), run.folder / "checkpoint.pt"
+    assert config["init_from"] == {"run": str(run.folder), "step": 4, "sha256": sha256(checkpoint)} and config["args"]["init_from"] == str(run.folder)
+    before = states(agents[0])
+    train(new, others)  # and they are copies
+    assert all(torch.equal(x, states(agents[0])[name]) for name, x in before.items()) and new.step == 4
+
+
+def test_one_seed_is_the_start_of_all_and_log_alpha_is_a_weight(tmp_path):
+    flags = dict(env=str(tmp_path / "hopper.npz"), updates=3, batch_size=8, num_critics=2, device="cpu", runs=tmp_path / "runs", eval_env="none")
+    write_npz(tmp_path / "hopper.npz")
+    args = sac_n.Args(**flags, seeds=(7,))
+    data = load_dataset(args.env)
+    old = sac_n.SACN(args, data, 7)
+    run = Run(args, [old])
+    train(run, [old])
+    run.report()
+    assert old.log_alpha.item() != 0
+    args = sac_n.Args(**flags, seeds=(0, 1), init_from=run.folder)
+    agents = [sac_n.SACN(args, data, seed) for seed in args.seeds]
+    Run(args, agents)
+    for agent in agents:
+        assert all(torch.equal(x, states(old)[name]) for name, x in states(agent).items()) and "log_alpha" in states(agent)
+
+
+@pytest.mark.parametrize("flags, match", [
+    (["--init-from", "nowhere"], "nowhere: no run folder"), (["--init-from", "runs"], "no run folder"), (["--seeds", "0", "2"], "has no seed 2, only 0 1"),
+    (["--env", "wide.npz"], "its observations have 11 numbers and its actions 3, those of .*wide.npz 5 and 3"), ("other", "a run of rorl.py"), ("no checkpoint", "has no checkpoint yet"),
+    ("damaged", "checkpoint.pt is damaged"), ("changed", "it was saved with alpha 2.5, config.json has 9"), ("old", "KeyError|'action_size'|older version made it")])
+def test_what_cannot_be_a_start_is_one_line(flags, match, tmp_path):
+    run, agents = make_run(tmp_path, seeds=(0, 1), eval_env="none")
+    train(run, agents)
+    run.report()
+    data = make_data(obs_size=5)
+    np.savez(tmp_path / "wide.npz", observations=data.obs, actions=data.action, rewards=data.reward, next_observations=data.next_obs, terminals=data.done)
+    config = read_config(run.folder)
+    change = {"other": {"algorithm": "rorl"}, "changed": {"args": config["args"] | {"alpha": 9.0}}}.get(flags if isinstance(flags, str) else "", {})
+    config |= change
+    if flags == "old":
+        del config["action_size"]
+    (run.folder / "config.json").write_text(json.dumps(config))
+    if flags == "no checkpoint":
+        (run.folder / "checkpoint.pt").unlink()
+    elif flags == "damaged":
+        (run.folder / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes()[:1000])
+    words = [str(tmp_path / word) if word in ("wide.npz", "nowhere", "runs") else word for word in ([] if isinstance(flags, str) else flags)]
+    before = sorted((tmp_path / "runs").iterdir())
+    code, _, err = run_script(SCRIPT, "--env", tmp_path / "hopper.npz", "--updates", 2, "--runs", tmp_path / "runs", "--init-from", run.folder, *words)
+    assert code == 2 and re.search(match, one_line(err)), err
+    assert sorted((tmp_path / "runs").iterdir()) == before
+
+
+def test_networks_of_other_flags_are_one_line(tmp_path):
+    write_npz(tmp_path / "hopper.npz")
+    words = ["--env", tmp_path / "hopper.npz", "--updates", 2, "--batch-size", 8, "--runs", tmp_path / "runs"]
+    code, _, err = run_script(ROOT / "algorithms/sac_n.py", *words, "--num-critics", 2)
+    assert code == 0, err
+    (folder,) = (tmp_path / "runs").iterdir()
+    code, _, err = run_script(ROOT / "algorithms/sac_n.py", *words, "--num-critics", 3, "--init-from", folder)
+    assert code == 2 and "its networks are not those of these flags (Error(s) in loading state_dict" in one_line(err)
+    code, out, err = run_script(ROOT / "algorithms/sac_n.py", *words, "--num-critics", 2, "--init-from", os.path.relpath(folder))
+    assert code == 0, err
+    new = max((tmp_path / "runs").iterdir())
+    assert read_config(new)["args"]["init_from"] == str(folder)  # however it was named
+    shutil.rmtree(folder)
+    code, out, err = run_script(ROOT / "algorithms/sac_n.py", "--resume", new)  # its own weights are in its checkpoint
+    assert code == 0 and "resumed at update 2" in out, err
+    (new / "checkpoint.pt").unlink()
+    code, out, err = run_script(ROOT / "algorithms/sac_n.py", "--resume", new)
+    assert code == 2 and "no run folder" in one_line(err)
+
+
+def test_a_run_without_a_checkpoint_starts_from_the_same_weights_or_not_at_all(tmp_path):
+    first, agents = make_run(tmp_path, eval_env="none")
+    train(first, agents)
+    first.report()
+    new, others = make_run(tmp_path, eval_env="none", init_from=first.folder)
+    start = states(others[0])
+    again, others = resumed(new)
+    assert all(torch.equal(x, start[name]) for name, x in states(others[0]).items())
+    again.close()
+    longer, agents = resumed(first, updates=6)
+    train(longer, agents)
+    longer.report()
+    with pytest.raises(InputError, match="has other weights than those that .* started from"):
+        resumed(new)
