@@ -5,14 +5,13 @@ FQE trains no policy. It asks what a given policy is worth, without a simulator.
 pi is the discounted return of taking a in s and following pi from then on. The data say which r and s' came
 after (s, a), so Q is fitted to r plus the discounted value of pi(s') in s', again and again. The value of pi
 is the mean of Q(s, pi(s)) over the states in which episodes start. Each of N networks is fitted to episodes
-drawn anew from the data, a bootstrap: how far they differ says how much depends on which episodes were
-recorded.
+drawn anew from the data, a bootstrap: their spread says how much depends on which episodes were recorded.
 
 Q_k is network k. A prime marks its target network, which follows it slowly. s' is the next state, d = 1 at a
-true end, never at a timeout. s_e is the first state of episode e of E, and network k has that episode m_ke
-times. mean_b is the mean over a batch, whose row b is of episode e(b). r_std is the standard deviation of the
-data's rewards. c is their mean where no episode truly ends, else 0. f_k is the network's output. low and high
-bound the returns that such rewards can give.
+true end, never at a timeout. s_e is the first state of episode e of E, which network k has m_ke times. mean_b
+is the mean over a batch; row b is of episode e(b). r_std is the rewards' standard deviation, c their mean
+where no episode truly ends, else 0. f_k is the network's output. low and high bound what such rewards can
+give.
 
     m_k = how often each episode comes in E draws with replacement; all 1 with --no-bootstrap              (1)
     Q_k(s, a) = (c + r_std f_k(s, a)) / (1 - gamma)                                                        (2)
@@ -31,10 +30,10 @@ episodes. benchmark/fqe_ranking.py does both.
 Paper / authors' code / here:
 - The paper solves every regression to its end, with costs in place of rewards. The code makes one Adam step a
   batch, after a target network, as here. An error that all states share becomes e times smaller in 1 / (tau
-  (1 - gamma)) updates, 20,000 by default; --tau hastens a short run.
+  (1 - gamma)) updates, by default 20,000.
 - (3): The code clips at the least and the largest reward for ever, which lifts an end's worth where all
   rewards are positive. Here one reward is among the bounds too.
-- (4): The code divides by the batch's sum of m, not by B. r_std is 1 for constant rewards, in the code 1e-5.
+- (4): The code divides by the batch's sum of m, not by B. For constant rewards r_std is 1, in the code 1e-5.
 - (1): The code has one network a run. Its example for D4RL turns (1) off, and extra rows with shifted
   rewards, which are not here. The interval is ours. The code's gamma is 0.99, the benchmark's figures say
   0.995.
@@ -73,7 +72,7 @@ class Args(RunArgs):
     updates: Count = 1_000_000  # gradient steps
     policy: str = ""  # run folder of the policy to evaluate; or still, which always takes the middle action
     policy_seed: Annotated[int | None, within("[0, 1e18]")] = None  # of that run; default: its first
-    policy_script: str = ""  # the file of your own that trained it, if one did
+    script: str = ""  # the file of your own that trained it, if one did
     num_critics: Size = 5  # N
     bootstrap: bool = True  # episodes drawn anew for each network (1)
     batch_size: Size = 256  # B
@@ -81,6 +80,7 @@ class Args(RunArgs):
     weight_decay: Fraction = 1e-5  # share of all weights and biases that is lost with an update
     gamma: Annotated[float, within("[0, 1)")] = 0.99  # discount in (2) and (3)
     tau: Fraction = 0.005  # Polyak step of the target critics
+    eval_every: Count = 10**12  # updates between evaluations; default: one at the end, as no policy changes
 
 
 PAPER = {f"{robot}-{level}-{v}": {} for v in ("v2", "v0")  # Fu et al.: one setting for every task of D4RL
@@ -99,7 +99,7 @@ class Frozen(nn.Module):
 
     def __init__(self, args: Args, data: Dataset):
         super().__init__()
-        whose, device = (args.policy, args.policy_seed, args.policy_script or None), str(data.device)
+        whose, device = (args.policy, args.policy_seed, args.script or None), str(data.device)
         self.policy = None if args.policy in ("", "still") else load(*whose, device)
         self.middle = nn.Parameter(torch.zeros(data.action_size, device=device), requires_grad=False)
 
@@ -121,9 +121,9 @@ class Critics(nn.Module):
                  "obs_mean": data.obs_mean.cpu(), "obs_scale": data.obs_std.cpu().clamp(min=1e-5)}
         for name, value in fixed.items():
             self.register_buffer(name, value.float().clone())
-        sizes = [data.obs_size + data.action_size, 256, 256]
-        self.weights = nn.ParameterList(uniform((num, i, o), i**-0.5, rng) for i, o in zip(sizes, sizes[1:]))
-        self.weights.append(uniform((num, 256, 1), (0.03 / 256) ** 0.5, rng))
+        shapes, last = [(num, data.obs_size + data.action_size, 256), (num, 256, 256)], (num, 256, 1)
+        self.weights = nn.ParameterList(uniform(shape, shape[1] ** -0.5, rng) for shape in shapes)
+        self.weights.append(uniform(last, (0.03 / 256) ** 0.5, rng))  # code: the last starts near 0
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(num, 1, o)) for o in (256, 256, 1))
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -134,13 +134,6 @@ class Critics(nn.Module):
             x = torch.baddbmm(bias, x, weight).relu_()  # (N, B, 256); in place, which saves memory
         x = torch.baddbmm(last_bias, x, last_weight).squeeze(-1)
         return torch.addcmul(self.shift, self.scale, x)  # (2), (N, B)
-
-
-# same as td3_bc.py
-@torch.no_grad()
-def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
 class FQE:
@@ -188,7 +181,9 @@ class FQE:
         self.optimizer.zero_grad()
         critic_loss.backward()
         self.optimizer.step()
-        polyak(self.target_critics, self.critics, self.args.tau)
+        with torch.no_grad():  # target <- (1 - tau) target + tau online
+            pairs = list(self.target_critics.parameters()), list(self.critics.parameters())
+            torch._foreach_lerp_(*pairs, self.args.tau)
         if not log:
             return {}
         first_q = self.target_critics(self.first_obs, self.actor.act(self.first_obs))  # (N, E)
@@ -206,7 +201,7 @@ def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
                         args.action_low, args.action_high)
     if len(data.episodes) < 2:
-        raise InputError(f"{args.env}: is one episode; `terminals` or `timeouts` must tell where others start")
+        raise InputError(f"{args.env}: is one episode; `terminals` or `timeouts` must tell where more start")
     agents = [FQE(args, data, seed) for seed in args.seeds]
     if policy := agents[0].actor.policy:
         bounds = action_bounds(data.source) or (-1.0, 1.0)
@@ -214,15 +209,14 @@ def main(args: Args):
         if here != (its := (len(policy.config["obs_std"]), policy.low.tolist(), policy.high.tolist())):
             raise InputError(f"--policy {args.policy}: size of observations, least and largest actions are "
                              f"{its}, in {args.env} {here}")
-        args.policy, args.policy_script = (str(path or "") for path in policy.origin)  # whole, for --resume
+        args.policy, args.script = (str(path or "") for path in policy.origin)  # whole, for --resume
         args.policy_seed = policy.seed
     update = side_by_side(agents)
     run = Run(args, agents)
     for step in run.steps(args.updates):
         logs = update(log=run.due(step))
         run.log(step, logs)
-        if step == args.updates:  # the policy is frozen and starts from the same states: once is enough
-            run.evaluate(step)
+        run.evaluate(step)
     run.report()
 
 

@@ -80,7 +80,7 @@ def load(folder, seed: int | None = None, script=None, device: str = "cpu") -> P
         low, high = (torch.tensor(b, dtype=torch.float32).expand(size) for b in bounds or (-1.0, 1.0))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: its config.json has no bounds of actions ({error})") from None
-    origin = folder.absolute(), script and script.absolute()
+    origin = Path(os.path.abspath(folder)), script and Path(os.path.abspath(script))
     return Policy(agent.actor.eval(), low.clone().to(device), high.clone().to(device), config, seed, origin).to(device)
 
 
