@@ -176,12 +176,14 @@ def draw(rows: list[dict], about: str) -> Figure:
             colour = COLOURS[algorithms.index(row["algorithm"]) % len(COLOURS)]
             ax.plot([row[name]] * 2, [row["value_low"], row["value_high"]], color=colour, lw=1.5)
             ax.plot(row[name], row["value"], "o", color=colour, ms=5)
-            ax.annotate(row["algorithm"], (row[name], row["value"]), (5, 3), textcoords="offset points", fontsize=7,
-                        color=colour)
+            right = (truth - row[name]) / (np.ptp(truth) or 1), (value - row["value"]) / (np.ptp(value) or 1)
+            left = ((right[0] > 0) & (right[0] < 0.15) & (np.abs(right[1]) < 0.05)).any()  # no room on the right
+            ax.annotate(row["algorithm"], (row[name], row["value"]), (-5 if left else 5, 3), color=colour, fontsize=7,
+                        textcoords="offset points", ha="right" if left else "left")
         if name == "truth":
             ends = [min(truth.min(), value.min()), max(truth.max(), value.max())]
             ax.plot(ends, ends, color="gray", lw=0.8, ls="--", zorder=0)
-            ax.text(ends[0], ends[0], " value = return", fontsize=7, color="gray", va="top")
+            ax.text(ends[1], ends[1], "value = return", fontsize=7, color="gray", ha="right", va="bottom")
         ax.set_title("rank correlation {:.2f} [{:.2f}, {:.2f}]".format(spearman(value, truth), *interval(value, truth)),
                      fontsize=10)
         ax.set_xlabel(label, fontsize=9)
