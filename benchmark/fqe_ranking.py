@@ -171,15 +171,16 @@ def draw(rows: list[dict], about: str) -> Figure:
     value = np.array([row["value"] for row in rows])
     for ax, (name, label) in zip(figure.subplots(1, 2, sharey=True), (
             ("truth", "discounted return in the simulator"), ("score", "normalised score in the simulator"))):
-        truth = np.array([row[name] for row in rows])
+        truth, lefts = np.array([row[name] for row in rows]), 0
         for row in rows:
             colour = COLOURS[algorithms.index(row["algorithm"]) % len(COLOURS)]
             ax.plot([row[name]] * 2, [row["value_low"], row["value_high"]], color=colour, lw=1.5)
             ax.plot(row[name], row["value"], "o", color=colour, ms=5)
             right = (truth - row[name]) / (np.ptp(truth) or 1), (value - row["value"]) / (np.ptp(value) or 1)
             left = ((right[0] > 0) & (right[0] < 0.15) & (np.abs(right[1]) < 0.05)).any()  # no room on the right
-            ax.annotate(row["algorithm"], (row[name], row["value"]), (-5 if left else 5, 3), color=colour, fontsize=7,
-                        textcoords="offset points", ha="right" if left else "left")
+            lefts += left
+            ax.annotate(row["algorithm"], (row[name], row["value"]), (-5, (3, -9)[lefts % 2]) if left else (5, 3),
+                        textcoords="offset points", ha="right" if left else "left", color=colour, fontsize=7)
         if name == "truth":
             ends = [min(truth.min(), value.min()), max(truth.max(), value.max())]
             ax.plot(ends, ends, color="gray", lw=0.8, ls="--", zorder=0)
