@@ -194,7 +194,7 @@ def main(args: Args):
     if not args.policy:
         raise InputError("--policy: name the run folder of a policy, or still, for always the middle action")
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     if len(data.episodes) < 2:
         raise InputError(f"{args.env}: is one episode; `terminals` or `timeouts` must tell where more start")
     agents = [FQE(args, data, seed) for seed in args.seeds]

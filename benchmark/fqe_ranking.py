@@ -29,7 +29,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from benchmark.engine.figures import COLOURS, save
+from benchmark.engine.figures import save, styles
 from benchmark.engine.files import whole
 from benchmark.engine.grid import read
 from benchmark.engine.jobs import Job, Own, cell, simulated, work
@@ -42,6 +42,8 @@ from common.physics import make_env
 from common.sources import own_file
 
 TITLE, REPETITIONS = "How well FQE ranks policies whose scores are known", 2000  # of the bootstrap
+CAPTION = ("{}. n = {} policies; bars: the least and the largest of FQE's networks; in brackets: 95% of a bootstrap "
+           "over policies.")
 COLUMNS = ("policy", "seed", "value", "value_low", "value_high", "truth", "truth_std", "score", "distance")
 
 
@@ -164,7 +166,7 @@ def markdown(rows: list[dict], about: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[dict], about: str) -> Figure:
+def draw(rows: list[dict]) -> Figure:
     """Value against discounted return, where a right value lies on the line, and against the score."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
@@ -173,9 +175,9 @@ def draw(rows: list[dict], about: str) -> Figure:
             ("truth", "discounted return in the simulator"), ("score", "normalised score in the simulator"))):
         truth, lefts = np.array([row[name] for row in rows]), 0
         for row in rows:
-            colour = COLOURS[algorithms.index(row["algorithm"]) % len(COLOURS)]
+            colour, marker = styles(algorithms)[row["algorithm"]].values()
             ax.plot([row[name]] * 2, [row["value_low"], row["value_high"]], color=colour, lw=1.5)
-            ax.plot(row[name], row["value"], "o", color=colour, ms=5)
+            ax.plot(row[name], row["value"], marker, color=colour, ms=5)
             right = (truth - row[name]) / (np.ptp(truth) or 1), (value - row["value"]) / (np.ptp(value) or 1)
             left = ((right[0] > 0) & (right[0] < 0.15) & (np.abs(right[1]) < 0.05)).any()  # no room on the right
             lefts += left
@@ -190,7 +192,6 @@ def draw(rows: list[dict], about: str) -> Figure:
         ax.set_xlabel(label, fontsize=9)
         ax.margins(x=0.15)
     figure.axes[0].set_ylabel("FQE's value, bar: its bootstrap", fontsize=9)
-    figure.suptitle(about, fontsize=9)
     return figure
 
 
@@ -221,7 +222,7 @@ def main(args: Args, extra: list[str]):
         writer.writerows({name: round(x, 4) if isinstance(x, float) else x for name, x in row.items()} for row in rows)
     with whole(Path(f"{path}.md")) as part:
         part.write_text(text := markdown(rows, about))
-    save(draw(rows, about), Path(f"{path}.png"))
+    save(draw(rows), Path(f"{path}.png"), CAPTION.format(about, len(rows)))
     print(f"\n{text}\nfigure: {path}.png, numbers: {path}.csv")
 
 
