@@ -33,18 +33,22 @@ class Policy(nn.Module):
     """The deterministic policy of a trained agent, from the environment's observations to the environment's actions.
 
     `actor`: the agent's own, with its input normalisation inside and actions in [-1, 1]; `low`, `high`: (A,), bounds of
-    the environment's actions; `config`: the run's config.json; `seed`: whose actor it is.
+    the environment's actions; `config`: the run's config.json; `seed`: whose actor it is; `origin`: its run folder and
+    the user's own script. Pickled or copied, it comes from there again, and its weights are what they were.
     """
 
-    def __init__(self, actor: nn.Module, low: Tensor, high: Tensor, config: dict, seed: int):
+    def __init__(self, actor: nn.Module, low: Tensor, high: Tensor, config: dict, seed: int, origin: tuple):
         super().__init__()
-        self.actor, self.config, self.seed = actor, config, seed
+        self.actor, self.config, self.seed, self.origin = actor, config, seed, origin
         self.register_buffer("low", low)
         self.register_buffer("high", high)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Observations (B, S) -> actions (B, A); what TorchScript and ONNX take."""
         return self.low + (self.actor.act(obs).clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+
+    def __reduce__(self):
+        return _again, (*self.origin, self.seed, str(self.low.device), self.state_dict())
 
     @torch.no_grad()
     def act(self, obs):
@@ -77,7 +81,14 @@ def load(folder, seed: int | None = None, script=None, device: str = "cpu") -> P
         low, high = (torch.tensor(b, dtype=torch.float32).expand(size) for b in bounds or (-1.0, 1.0))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: its config.json has no bounds of actions ({error})") from None
-    return Policy(agent.actor.eval(), low.clone().to(device), high.clone().to(device), config, seed).to(device)
+    origin = Path(os.path.abspath(folder)), script and Path(os.path.abspath(script))
+    return Policy(agent.actor.eval(), low.clone().to(device), high.clone().to(device), config, seed, origin).to(device)
+
+
+def _again(folder: Path, script: Path | None, seed: int, device: str, weights: dict) -> Policy:
+    policy = load(folder, seed, script, device)
+    policy.load_state_dict(weights)
+    return policy
 
 
 def action_size(folder: Path, config: dict) -> int:

@@ -225,8 +225,9 @@ def test_every_update_equals_the_authors(algorithm, case):
 
 
 def test_every_file_has_golden_numbers():
+    """But FQE, whose authors' code was not run: test_fqe.py has its equations by hand, and values that a linear solve knows."""
     models = {path.stem for path in (ROOT / "tests/golden/model_based").glob("*.json")} - {"dynamics_model", "terminations"}
-    assert set(GOLDEN) | models == {path.stem for path in (ROOT / "algorithms").glob("*.py")}
+    assert set(GOLDEN) | models | {"fqe"} == {path.stem for path in (ROOT / "algorithms").glob("*.py")}
 
 
 @pytest.mark.parametrize("algorithm", GOLDEN)

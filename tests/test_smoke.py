@@ -25,7 +25,7 @@ def smoke(script, tmp_path, *flags, real=False):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_algorithm(script, tmp_path):
-    few = {"sac_n": ["--num-critics", 20], "morel": FLAGS["morel"]}  # not the paper's 500, and not its long episodes
+    few = {"sac_n": ["--num-critics", 20], "morel": FLAGS["morel"], "fqe": ["--policy", "still"]}  # not the paper's 500 or long episodes
     smoke(script, tmp_path, *few.get(script.stem, []), real=script.stem == "rorl")
 
 
