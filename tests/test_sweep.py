@@ -50,7 +50,7 @@ def test_switches_words_and_several_words(tmp_path):
 
 
 @pytest.mark.parametrize("words, match", [
-    (["td3_bc"], "--over: give at least one flag"), (["--over", "alpha=1"], "no algorithm: give one of atac, "), (["nope", "--over", "a=1"], "nope: give one of"),
+    (["td3_bc"], "--over: give at least one flag"), (["--over", "alpha=1"], "no algorithm: give one of armor, atac, "), (["nope", "--over", "a=1"], "nope: give one of"),
     (["../common/args", "--over", "a=1"], "give one of"), (["td3_bc", "--over", "alfa=1"], "td3_bc.py has no such flag; alpha?"),
     (["td3_bc", "--over", "alpha=-1,2"], r"--alpha -1.0: give a number in \[0, inf\)"), (["td3_bc", "--over", "alpha=1,x"], "could not convert string to float: 'x'"),
     (["td3_bc", "--over", "alpha="], "give a flag and its values"), (["td3_bc", "--over", "alpha"], "give a flag and its values"),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.engine import page, tables
-from benchmark.engine.figures import COLOURS, save
+from benchmark.engine.figures import COLOURS, number, save
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Grid
 from benchmark.engine.runs import SCORES
@@ -198,16 +198,14 @@ def figure(this: Sweep, ranked: list[dict], path: Path) -> bool:
         ax.tick_params(labelsize=8)
         (curve if len(swept) == 1 else heat_map)(this, ax, cells, swept)
     seeds = sorted({n for row in ranked for n in row["seeds"] if n})
-    drawn.supxlabel(caption(len(swept), seeds, this.table.score), fontsize=7, color="#444444")
-    save(drawn, path)
+    save(drawn, path, caption(len(swept), seeds, this.table.score))
     return True
 
 
 def caption(flags: int, seeds: list[int], score: str) -> str:
-    n = f"n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)}"
     drawn = "points: seeds; bars: 95% bootstrap intervals of the mean; " if flags == 1 else (
         "means; below them 95% bootstrap intervals; outlined: the best; ")
-    return f"{SCORES[score]}; {drawn}{n}.\nOnline evaluations: the best of them is an optimistic estimate."
+    return f"{SCORES[score]}; {drawn}{number(seeds)}. Online evaluations: the best of them is an optimistic estimate."
 
 
 def axis(this: Sweep, flag: str) -> list[tuple[float | str, str]]:
