@@ -1,0 +1,108 @@
+"""An episode to look at: a video, or eight frames in a row, by Gymnasium's own rendering."""
+
+import contextlib
+import os
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import InputError
+from common.physics import make_env
+
+FRAMES = 8  # of a strip
+
+
+def check(world: tuple, video: Path | None) -> None:
+    """InputError, in one line: nothing can draw this task here, or nothing can write a video. `world`: as make_env."""
+    if video:
+        _encoder()
+    with _drawing(world[0]):
+        env = make_env(*world, typed=True, render=True)
+        env.reset(seed=0)
+        if np.ndim(env.render()) != 3:
+            raise ValueError("it draws no picture")
+        env.close()
+
+
+@contextlib.contextmanager
+def _drawing(task):
+    """InputError: whatever a renderer raises. MuJoCo draws without a display if MUJOCO_GL says how."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        renderer = os.environ.get("MUJOCO_GL", "")
+        raise InputError(f"{task}: cannot be drawn here ({type(error).__name__}: {error}); MUJOCO_GL={renderer}, try "
+                         "egl, osmesa or glfw, or leave --video and --frames out") from None
+
+
+def _encoder():
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise InputError("--video needs an encoder: pip install imageio-ffmpeg; or --frames strip.png, which needs "
+                         "none") from None
+    return imageio_ffmpeg
+
+
+@torch.no_grad()
+def episode(actor, world: tuple, seed: int, rows: int):
+    """Yield (environment, step) at the start of reset(seed + 100) and after each step of the episode.
+
+    The actor sees its observation in `rows` equal rows, as many as in an evaluation: that is the same arithmetic.
+    """
+    env, step, over = make_env(*world, typed=True, render=True), 0, False
+    obs, _ = env.reset(seed=seed + 100)
+    yield env, step
+    while not over:
+        seen = torch.from_numpy(np.tile(np.asarray(obs, np.float32), (rows, 1)))
+        obs, _, terminated, truncated, _ = env.step(actor.act(seen).numpy()[0])
+        step, over = step + 1, terminated or truncated
+        yield env, step
+    env.close()
+
+
+def record(actor, world: tuple, seed: int, rows: int, video: Path | None, strip: Path | None) -> None:
+    """Play the first episode of an evaluation and write it to `video` and to `strip`, where they are given."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in an evaluation
+    try:
+        with _drawing(world[0]):
+            length = sum(1 for _ in episode(actor, world, seed, rows))
+            chosen, shown, writer = set(np.linspace(0, length - 1, FRAMES).round().astype(int).tolist()), [], None
+            for env, step in episode(actor, world, seed, rows):
+                if not (video or step in chosen):
+                    continue
+                frame = np.ascontiguousarray(env.render(), np.uint8)
+                shown += [frame] * (step in chosen)
+                if video and not writer:
+                    video.parent.mkdir(parents=True, exist_ok=True)
+                    fps = env.metadata.get("render_fps", 30)
+                    writer = _encoder().write_frames(str(video), frame.shape[1::-1], fps=fps, macro_block_size=2)
+                    writer.send(None)
+                writer and writer.send(frame)
+            writer and writer.close()
+    finally:
+        torch.set_num_threads(threads)
+    if strip:
+        strip.parent.mkdir(parents=True, exist_ok=True)
+        strip.write_bytes(png(np.concatenate(shown, 1)))
+    print(f"reset({seed + 100}), {length - 1:,} steps: {' and '.join(map(str, filter(None, (video, strip))))}")
+
+
+def png(image: np.ndarray) -> bytes:
+    """A PNG file of (height, width, 3) uint8."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = image.shape
+    head = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits for each of red, green and blue
+    lines = b"".join(b"\0" + line.tobytes() for line in image)  # 0: a line as it is
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
