@@ -26,7 +26,7 @@ from tqdm import tqdm
 from common import InputError, RunError, end_workers, friendly, loading, worker_pool
 from common.args import cli, within
 from common.files import check_folder, minari_facts, reading
-from common.physics import Bounds, action_bounds, fitting, gymnasium_id, make_env, version, with_version
+from common.physics import action_bounds, fitting, gymnasium_id, make_env, version, with_version
 from common.sources import D4RL
 
 
@@ -200,7 +200,7 @@ def _check_bounds(space, task, bounds):
 class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders, finished or not
     episodes: Annotated[int, within("[1, 1e4]")] = 100  # of each trained seed
-    seed: Annotated[int | None, within("[0, 1e18]")] = None  # of start states; default: each agent's own, as in training
+    seed: Annotated[int | None, within("[0, 1e18]")] = None  # of start states; default: as in training
     env: str = ""  # another task; or a run's own, where it is a module:Id-v0, because a module is code
     physics: Literal["d4rl", "stock"] | None = None  # default: the run's own
     workers: Annotated[int, within("[1, 256]")] = 1  # processes that play; they change no digit
@@ -272,7 +272,7 @@ def play(runs: list[Trained], args: Args) -> list[np.ndarray]:
 
 def interval(returns: np.ndarray, draws: int = 2000) -> tuple[float, float]:
     """95% of the mean of returns (seeds, E): percentiles of a bootstrap that draws E episodes anew within each seed."""
-    rng, (seeds, episodes) = np.random.default_rng(0), returns.shape
+    rng, episodes = np.random.default_rng(0), returns.shape[1]
     means = [row[rng.integers(episodes, size=(draws, episodes))].mean(1) for row in returns]
     return tuple(np.percentile(np.mean(means, 0), (2.5, 97.5)))
 

@@ -1,8 +1,21 @@
 """Trained policies, to act with: `load` takes a run folder of any algorithm, and needs no dataset.
 
     from common import load
-    policy = load("runs/td3_bc-hopper-medium-v2-20261121-091549-151")
+    policy = load("runs/td3_bc-hopper-medium-v2-20261121-091549-151", seed=0)
     action = policy.act(obs)
+
+`obs` is an array or a tensor (..., S), one observation or many; actions are those that the environment takes. Programs
+without this project can have the same policy as TorchScript,
+
+    torch.jit.trace(policy, policy.example).save("policy.pt")
+    traced = torch.jit.load("policy.pt")
+    action = traced(torch.as_tensor(obs))
+
+or in ONNX's format (pip install onnx onnxscript onnxruntime); both take observations (B, S) of float32:
+
+    torch.onnx.export(policy, (policy.example,), "policy.onnx", dynamic_shapes=({0: "B"},), external_data=False)
+    session = onnxruntime.InferenceSession("policy.onnx")
+    (action,) = session.run(None, {"obs": obs})
 
 A run folder is data, whoever made it: only files of this project are loaded for it, or one that is named by hand.
 """
@@ -46,6 +59,11 @@ class Policy(nn.Module):
         """Observations (B, S) -> actions (B, A); what TorchScript and ONNX take."""
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2  # exactly 0 and 1, mostly
         return middle + half * self.actor.act(obs).clamp(-1, 1)
+
+    @property
+    def example(self) -> Tensor:
+        """Two observations (2, S), all zero: what an export is traced with."""
+        return self.low.new_zeros(2, len(self.config["obs_std"]))
 
     @torch.no_grad()
     def act(self, obs):
