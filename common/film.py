@@ -1,6 +1,7 @@
 """An episode to look at: a video, or eight frames in a row, by Gymnasium's own rendering."""
 
 import contextlib
+import gc
 import os
 import struct
 import sys
@@ -18,29 +19,35 @@ FRAMES = 8  # of a strip
 
 def check(world: tuple, video: Path | None) -> None:
     """InputError, in one line: nothing can draw this task here, or nothing can write a video. `world`: as make_env."""
-    if video:
-        _encoder()
-    with _drawing(world[0]):
+    def draw():
         env = make_env(*world, typed=True, render=True)
         env.reset(seed=0)
         if np.ndim(env.render()) != 3:
             raise ValueError("it draws no picture")
         env.close()
 
+    if video:
+        _encoder()
+    _drawing(world[0], draw)
 
-@contextlib.contextmanager
-def _drawing(task):
-    """InputError: whatever a renderer raises. MuJoCo draws without a display if MUJOCO_GL says how."""
+
+def _drawing(task, draw):
+    """What draw() gives. InputError: whatever a renderer raises. MuJoCo needs no display if MUJOCO_GL says how."""
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
+    hook, sys.unraisablehook = sys.unraisablehook, lambda *_: None  # half a viewer complains when it is freed
     try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        renderer = os.environ.get("MUJOCO_GL", "")
-        raise InputError(f"{task}: cannot be drawn here ({type(error).__name__}: {error}); MUJOCO_GL={renderer}, try "
-                         "egl, osmesa or glfw, or leave --video and --frames out") from None
+        try:
+            return draw()
+        except InputError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    raise InputError(f"{task}: cannot be drawn here ({why}); MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}, try egl, "
+                     "osmesa or glfw, or leave --video and --frames out")
 
 
 def _encoder():
@@ -74,27 +81,40 @@ def record(actor, world: tuple, seed: int, rows: int, video: Path | None, strip:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in an evaluation
     try:
-        with _drawing(world[0]):
-            length = sum(1 for _ in episode(actor, world, seed, rows))
-            chosen, shown, writer = set(np.linspace(0, length - 1, FRAMES).round().astype(int).tolist()), [], None
-            for env, step in episode(actor, world, seed, rows):
-                if not (video or step in chosen):
-                    continue
-                frame = np.ascontiguousarray(env.render(), np.uint8)
-                shown += [frame] * (step in chosen)
-                if video and not writer:
-                    video.parent.mkdir(parents=True, exist_ok=True)
-                    fps = env.metadata.get("render_fps", 30)
-                    writer = _encoder().write_frames(str(video), frame.shape[1::-1], fps=fps, macro_block_size=2)
-                    writer.send(None)
-                writer and writer.send(frame)
-            writer and writer.close()
+        length, shown = _drawing(world[0], lambda: _film(actor, world, seed, rows, video))
     finally:
         torch.set_num_threads(threads)
     if strip:
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        strip.write_bytes(png(np.concatenate(shown, 1)))
+        with _writing(strip):
+            strip.write_bytes(png(np.concatenate(shown, 1)))
     print(f"reset({seed + 100}), {length - 1:,} steps: {' and '.join(map(str, filter(None, (video, strip))))}")
+
+
+def _film(actor, world, seed, rows, video):
+    """How many frames the episode has, and those of a strip; all of them go to `video`, if it is given."""
+    length = sum(1 for _ in episode(actor, world, seed, rows))
+    chosen, shown, writer = np.linspace(0, length - 1, FRAMES).round().astype(int).tolist(), {}, None
+    for env, step in episode(actor, world, seed, rows):
+        if video or step in chosen:
+            frame = np.ascontiguousarray(env.render(), np.uint8)
+            shown |= {step: frame} if step in chosen else {}
+        if video and not writer:
+            with _writing(video):
+                fps = env.metadata.get("render_fps", 30)
+                writer = _encoder().write_frames(str(video), frame.shape[1::-1], fps=fps, macro_block_size=2)
+                writer.send(None)
+        writer and writer.send(frame)
+    writer and writer.close()
+    return length, [shown[step] for step in chosen]
+
+
+@contextlib.contextmanager
+def _writing(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error}); free space, or choose another folder") from None
 
 
 def png(image: np.ndarray) -> bytes:
