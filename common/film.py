@@ -20,7 +20,7 @@ FRAMES = 8  # of a strip
 def check(world: tuple, video: Path | None) -> None:
     """InputError, in one line: nothing can draw this task here, or nothing can write a video. `world`: as make_env."""
     def draw():
-        env = make_env(*world, typed=True, render=True)
+        env = _stage(world)
         env.reset(seed=0)
         if np.ndim(env.render()) != 3:
             raise ValueError("it draws no picture")
@@ -50,6 +50,17 @@ def _drawing(task, draw):
                      "osmesa or glfw, or leave --video and --frames out")
 
 
+def _stage(world):
+    """The environment, seen by the camera that follows its robot; Gymnasium's own choice stays where an episode began.
+    """
+    env = make_env(*world, typed=True, render=True)
+    if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+        import mujoco
+        camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        renderer.camera_id = renderer.camera_id if camera < 0 else camera
+    return env
+
+
 def _encoder():
     try:
         import imageio_ffmpeg
@@ -65,7 +76,7 @@ def episode(actor, world: tuple, seed: int, rows: int):
 
     The actor sees its observation in `rows` equal rows, as many as in an evaluation: that is the same arithmetic.
     """
-    env, step, over = make_env(*world, typed=True, render=True), 0, False
+    env, step, over = _stage(world), 0, False
     obs, _ = env.reset(seed=seed + 100)
     yield env, step
     while not over:

@@ -222,6 +222,25 @@ def test_the_robot_is_seen(trained, tmp_path):
     assert min(orange) > 500 and not np.array_equal(frames[0], frames[-1])
 
 
+@pytest.mark.parametrize("task", ["halfcheetah-medium-v2", "walker2d-medium-v2", "ant-medium-v2", "Hopper-v5"])
+def test_the_camera_follows_the_robot(task, monkeypatch):
+    """20 metres away it looks as at the start, and not as an empty floor."""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    try:
+        film.check((task, "d4rl"), None)
+    except InputError as error:
+        pytest.skip(str(error))
+    env, pictures = film._stage((task, "d4rl")), []
+    for x in (0.0, 20.0, 400.0):
+        env.reset(seed=0)
+        env.unwrapped.data.qpos[0] = x
+        env.step(np.zeros(env.action_space.shape))
+        pictures.append(env.render().astype(int))
+    env.close()
+    robot = [(picture[..., 0] > picture[..., 2] + 30).sum() for picture in pictures]  # reddish: no floor and no sky is
+    assert min(robot) > 500 and max(robot) < 1.3 * min(robot), robot
+
+
 # Bad input
 
 
