@@ -201,7 +201,7 @@ class BC:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     data = best(data, args.fraction, args.gamma, args.corl_split)
     agents = [BC(args, data, seed) for seed in args.seeds]
     update = side_by_side(agents)

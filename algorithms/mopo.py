@@ -299,7 +299,7 @@ class MOPO:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     agents = [MOPO(args, data, seed) for seed in args.seeds]
     update = side_by_side(agents)
     run = Run(args, agents)

@@ -422,7 +422,7 @@ class MOReL:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     if (known := int((data.done == 0).sum())) < args.batch_size:
         raise InputError(f"{data.name}: {known} rows that go on fill no batch of {args.batch_size}")
     agents = [MOReL(args, data, seed) for seed in args.seeds]

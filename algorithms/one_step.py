@@ -202,7 +202,7 @@ class OneStep:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     if not len(data.followed):  # which (2) draws
         raise InputError(f"{data.name}: no row has a next action; one-step RL needs them")
     agents = [OneStep(args, data, seed) for seed in args.seeds]

@@ -199,7 +199,7 @@ class TD3BC:
 
 def main(args: Args):
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
-                        args.action_low, args.action_high)
+                        args.action_low, args.action_high, args.holdout)
     agents = [TD3BC(args, data, seed) for seed in args.seeds]
     update = side_by_side(agents)
     run = Run(args, agents)

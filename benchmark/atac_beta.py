@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmark.engine import derived, grid, tables
 from benchmark.engine.curves import evaluations
-from benchmark.engine.figures import colours, curve_figure, sweep_figure
+from benchmark.engine.figures import curve_figure, styles, sweep_figure
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.jobs import Cell
@@ -135,7 +135,7 @@ def figures(this: grid.Grid, rows: list[dict], path: str) -> None:
     if panels:
         sweep_figure(panels, "beta", "data", Path(f"{path}.png"))
         groups = tables.groups(this)
-        curve_figure(groups, colours(group.algorithm for group in groups), Path(f"{path}.curves.png"))
+        curve_figure(groups, styles(group.algorithm for group in groups), Path(f"{path}.curves.png"))
         print(f"figures: {path}.png and {path}.curves.png")
 
 

@@ -47,9 +47,8 @@ from typing import Annotated
 
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
 
-from benchmark.engine.figures import save
+from benchmark.engine.figures import COLOURS, name_lines, panels, save, styles
 from common import friendly
 from common.args import cli, within
 
@@ -134,7 +133,7 @@ def flat(pi):
     return pi.astype(float) @ np.array([[0.5, 3**0.5 / 2], [0, 0], [1, 0]])
 
 
-def triangle(ax, pi, beta, title):
+def triangle(ax, pi, beta):
     """What every policy earns at this beta, with mu, the best of each hypothesis, the solution and play's path."""
     fine, f = simplex(200).astype(float), values(F).astype(float)
     earned = leader(improvement(fine, f), bellman_error(f), float(beta))
@@ -146,41 +145,64 @@ def triangle(ax, pi, beta, title):
     star = dict(color="gold", markeredgecolor="black", markersize=15, clip_on=False, label="solution (4)")
     ax.plot(*flat(solve(pi, F, beta)[0][0]), "*", **star)
     ax.set(aspect="equal", xlim=(-0.05, 1.05))
-    ax.set_title(f"beta = {float(beta):g}: {title}", fontsize=10)
     ax.axis("off")
     return image
 
 
 def draw(pi):
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    above, (bars, sweep, harm) = figure.subplots(2, 3)
-    for ax, (beta, title) in zip(above, MAPS.items()):
-        image = triangle(ax, pi, beta, title)
+    titles = [f"beta = {float(beta):g}: {title}" for beta, title in MAPS.items()]
+    titles += ["A and B both fit the data", "from cloning to the compromise", "LOW added: the worse of A and B"]
+    figure, (*above, bars, sweep, harm) = panels([titles], size=(3.7, 3.4))
+    for ax, beta in zip(above, MAPS):
+        image = triangle(ax, pi, beta)
     above[0].legend(fontsize=8, loc="upper left", frameon=False)
-    figure.colorbar(image, ax=list(above), label="what a policy earns: L(pi, f^pi)", extend="min")
+    bar = figure.colorbar(image, ax=above, location="top", shrink=0.4, aspect=40, extend="min")
+    bar.set_label("what a policy earns: L(pi, f^pi)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     shown = {"mu": MU, "action 1": np.eye(3)[1], "action 2": np.eye(3)[2], "game,\nbeta = 1": solve(pi, F, 1)[0][0]}
     for k, name in enumerate("AB"):
-        gains = [improvement(policy, values(F))[k] for policy in shown.values()]
-        bars.bar(np.arange(4) + 0.4 * k - 0.2, np.array(gains, float), 0.4, label=f"if {name} is true")
+        gains = np.array([improvement(policy, values(F))[k] for policy in shown.values()], float)
+        bars.bar(np.arange(4) + 0.4 * k - 0.2, gains, 0.4, label=f"if {name} is true", color=COLOURS[k])
     bars.set_xticks(range(4), list(shown))
     bars.set(ylabel="improvement on mu", ylim=(-0.6, 1.3))
-    betas, consistent = [float(beta) for beta in CURVE], values(F)[:2]
-    ours = [solve(pi, F, beta) for beta in CURVE]
-    for found, label in (([best[0][0] for best, _, _ in ours], "pi(0)"), ([value for _, value, _ in ours], "value")):
-        sweep.plot(betas, np.array(found, float), "o", markersize=3, label=label)
-    sweep.plot(betas, [closed_form(beta)[0][0] for beta in betas], "k--", linewidth=1, label="closed form (5)")
-    sweep.plot(betas, [closed_form(beta)[1] for beta in betas], "k--", linewidth=1)
-    sweep.set(xlabel="beta", xlim=(-0.005, 0.105))
-    for label, absolute in (("ATAC: relative (1)", False), ("absolute pessimism (6)", True)):
-        best = [solve(pi, F | LOW, beta, absolute)[0][0] for beta in CURVE]
-        harm.plot(betas, [float(improvement(policy, consistent).min()) for policy in best], label=label)
-    harm.set(xlabel="beta", ylabel="improvement on mu", ylim=(-0.6, 0.5))
-    titles = "A and B both fit the data", "from cloning to the compromise", "LOW added: the worse of A and B"
-    for ax, title in zip((bars, sweep, harm), titles):
-        ax.set_title(title, fontsize=10)
+    bars.legend(fontsize=8, ncols=2, frameon=False)
+    style = styles(("pi(0)", "value", "relative (1)", "absolute (6)"))
+    name_lines(figure, {sweep: draw_sweep(sweep, pi, style), harm: draw_harm(harm, pi, style)}, style)
+    for ax in (bars, sweep, harm):
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.legend(fontsize=8, ncols=1 + (ax is bars))
     return figure
+
+
+def draw_sweep(ax, pi, style):
+    """The solution against beta up to 0.1, beside (5); where its lines end, by their names."""
+    betas, ends = [beta for beta in CURVE if beta <= 0.1], {}
+    games, closed = ([solve(pi, F, beta) for beta in betas], [closed_form(beta) for beta in betas])
+    found = {"pi(0)": ([best[0][0] for best, _, _ in games], [best[0] for best, _ in closed]),
+             "value": ([value for _, value, _ in games], [value for _, value in closed])}
+    x = np.array(betas, float)
+    for label, (ours, told) in found.items():
+        ax.plot(x, np.array(ours, float), ls="", ms=4, **style[label])
+        ax.plot(x, np.array(told, float), "k--", lw=1)
+        ends[label] = x[-1], float(ours[-1])
+    ax.set(xlabel="beta (dashed: closed form (5))")
+    return ends
+
+
+def draw_harm(ax, pi, style):
+    """The worse improvement under A and B against beta, with LOW; where its lines end, by their names."""
+    x, ends = np.array(CURVE, float), {}
+    for label, absolute in (("relative (1)", False), ("absolute (6)", True)):
+        best = [solve(pi, F | LOW, beta, absolute)[0][0] for beta in CURVE]
+        its = [float(worse(policy)) for policy in best]
+        ax.plot(x, its, ms=3, **style[label])
+        ends[label] = x[-1], its[-1]
+    ax.set(xlabel="beta", ylabel="improvement on mu", ylim=(-0.6, 0.5))
+    return ends
+
+
+CAPTION = ("ATAC's game, solved on a grid of policies. Above: what every policy earns, its path in play and the "
+           "solution. Below: who improves on the data's policy mu, the solution against beta, and what absolute "
+           "pessimism costs. All is computed with fractions, nothing is drawn at random: n = 1, no interval.")
 
 
 def line(first, *cells):
@@ -195,7 +217,7 @@ def worse(policy):
 def main(args: Args):
     path = args.out / f"atac_game{f'.steps-{args.steps}' * (args.steps != Args.steps)}.png"
     pi, probabilities = simplex(args.steps), ("pi(0)", "pi(1)", "pi(2)")
-    save(draw(pi), path)
+    save(draw(pi), path, CAPTION)
     print("(a) Improvement on mu if A, B, C or D is true. A and B fit the data: their worse is what counts.")
     line("policy", *F, "worse", "best for")
     for name, policy in zip(("mu", "action 1", "action 2"), np.eye(3, dtype=int)):

@@ -38,7 +38,7 @@ from torch.nn.functional import normalize
 
 from benchmark import attacks, pessimism_small
 from benchmark.engine import derived, grid, tables
-from benchmark.engine.figures import save
+from benchmark.engine.figures import COLOURS, number, panels, save
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.jobs import Cell
@@ -189,44 +189,58 @@ def remark(this: grid.Grid, dataset: str) -> str:
 def draw_scores(scores: dict, this: grid.Grid) -> Figure:
     """A panel per task, a group of bars per agent, a bar per radius; radius 0 is the clean score."""
     radii = sorted({eps for agents in scores.values() for curve in agents.values() for eps in curve})
-    widest = max(map(len, scores.values()))
-    figure = Figure(figsize=((0.35 * len(radii) + 0.7) * widest * len(scores) + 1, 3.4), layout="constrained")
-    for task, ax in zip(scores, figure.subplots(1, len(scores), squeeze=False).flat):
+    widest = (0.35 * len(radii) + 0.7) * max(map(len, scores.values())) + 1
+    figure, axes = panels([list(scores)], max(1, int(12 / widest)), (widest, 3.0))
+    for task, ax in zip(scores, axes):
         for k, eps in enumerate(radii):
             at = [(i, curve[eps]) for i, curve in enumerate(scores[task].values()) if eps in curve]
             bars = ax.bar([i + 0.8 * (k + 0.5) / len(radii) - 0.4 for i, _ in at], [score for _, score in at],
-                          0.8 / len(radii), color="#3b7dd8" if eps == 0 else str(0.75 - 0.6 * k / len(radii)),
+                          0.8 / len(radii), color=COLOURS[0] if eps == 0 else str(0.75 - 0.6 * k / len(radii)),
                           label="clean" if eps == 0 else f"worst attack, eps {eps:g}")
             ax.bar_label(bars, fmt="%.0f", fontsize=7)
         ax.set_xticks(range(len(scores[task])), scores[task], fontsize=8)
-        ax.set_title(task, fontsize=9)
-        ax.set_ylabel(f"normalised score{remark(this, task)}", fontsize=8)
-        ax.tick_params(labelsize=8)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(radii), fontsize=8)
+        ax.set_ylabel(f"normalised score{remark(this, task)}")
+        ax.grid(False, axis="x")
+    across = max(1, int(figure.get_figwidth() / 1.6))
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=across, fontsize=8, frameon=False)
     return figure
+
+
+def caption(rows: list[dict]) -> str:
+    """Of the bars, from the rows of attacks.py."""
+    seeds = {}
+    for row in rows:
+        seeds.setdefault((row["task"], row["agent"]), set()).add(row["seed"])
+    episodes = sorted({int(row["episodes"]) for row in rows})
+    return ("Score without an attack and under the worst of all attacks of a radius eps, in std of the observations: "
+            f"the least of their means over seeds ({number(map(len, seeds.values()))}, "
+            f"{number(episodes, 'episode')} each). No interval is drawn, for a least mean has none of its own.")
 
 
 def draw_planes(pictures: dict, radius: float, this: grid.Grid) -> Figure:
     """A row per dataset, a panel per model: Q(s + delta, a) - Q(s, a), on one scale of colours for the whole row."""
-    columns = max(map(len, pictures.values()))
-    figure = Figure(figsize=(2.9 * columns + 1, 3.2 * len(pictures)), layout="constrained")
-    axes = figure.subplots(len(pictures), columns, squeeze=False)
-    for (dataset, models), row in zip(pictures.items(), axes):
+    titles = [[f"{name}\nQ(s, a) = {its[1]:.1f}" for name, its in models.items()] for models in pictures.values()]
+    figure, axes = panels(titles, 4, (2.9, 3.2))
+    for dataset, models in pictures.items():
+        row, axes = axes[:len(models)], axes[len(models):]
         changes = {name: (q - centre).numpy() for name, (q, centre) in models.items()}
         most = max(np.abs(change).max() for change in changes.values()) or 1.0
-        for ax, (name, change) in zip(row, changes.items()):
+        for ax, change in zip(row, changes.values()):
             image = ax.imshow(change, cmap="RdBu_r", vmin=-most, vmax=most, origin="lower",
                               extent=[-radius, radius, -radius, radius])
             ax.contour(change, levels=np.linspace(-most, most, 21), colors="black", linewidths=0.4, origin="lower",
                        extent=[-radius, radius, -radius, radius])
-            ax.set_title(f"{name}\nQ(s, a) = {models[name][1]:.1f}", fontsize=9)
-            ax.set_xlabel("where Q is steepest, in std", fontsize=8)
-            ax.tick_params(labelsize=8)
-        row[0].set_ylabel(f"{dataset}{remark(this, dataset)}\nacross it, in std", fontsize=8)
-        for ax in row[len(changes):]:
-            ax.remove()
-        figure.colorbar(image, ax=list(row[:len(changes)]), label="change of Q").ax.tick_params(labelsize=8)
+            ax.set_xlabel("where Q is steepest, in std")
+            ax.grid(False)
+        row[0].set_ylabel(f"{dataset}{remark(this, dataset)}\nacross it, in std")
+        bar = figure.colorbar(image, ax=row, shrink=0.7)
+        bar.set_label("change of Q", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
     return figure
+
+
+PLANES = ("Q(s + delta, a) - Q(s, a) in a plane around one state of the data, the action as it was: that state of 200 "
+          "whose Q changes as much as in the median. n = 1 model (the first seed) and state, so no interval is drawn.")
 
 
 def report(rows: list[dict], path: Path) -> None:
@@ -258,10 +272,10 @@ def main():
     flags, usual = ([of.step, of.eps, of.episodes, of.around] for of in (args, Args))
     name += f".{digest(flags)}" * (flags != usual)  # figures of their own
     pictures, rows = around_states(models, args.around)
-    save(draw_planes(pictures, args.around, models), args.out / f"{name}.plane.png")
+    save(draw_planes(pictures, args.around, models), args.out / f"{name}.plane.png", PLANES)
     report(rows, args.out / f"{name}.plane.csv")
-    scores = worst(attacks.attack_all(agents, how, f"{name}.attacked"))
-    save(draw_scores(scores, models), args.out / f"{name}.scores.png")
+    attacked = attacks.attack_all(agents, how, f"{name}.attacked")
+    save(draw_scores(worst(attacked), models), args.out / f"{name}.scores.png", caption(attacked))
     print(f"{args.out / name}.plane.png and .csv, .scores.png")
     grid.finish(models)
 

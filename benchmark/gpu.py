@@ -57,6 +57,7 @@ SHARES = {"check": 0.19, "speed": 0.31, "learn": 0.5}  # of --minutes
 ORDER = "td3_bc", "iql", "sql_eql", "edac", "rorl"  # measured and trained first; then the others by name
 FLAGS = {"sac_n": ["--config", "sac-10"], "bc": ["--config", "top-10"],  # beyond the paper's, to compare with others,
          "atac": ["--warm-start", "10000"],  # or for a lesson to have both phases,
+         "armor": ["--warm-start", "10000", "--model-epochs", "10"],
          **dict.fromkeys(("mopo", "combo", "mobile"), ["--model-epochs", "10"]),  # or time for the agent
          "rambo": ["--model-epochs", "10", "--bc-epochs", "5"],
          "morel": ["--model-epochs", "5", "--horizon", "200"]}
@@ -67,7 +68,7 @@ LESSONS = (  # (algorithm, task) in the order in which they are trained
     ("pbrl", "walker2d-medium-v2"), ("sac_n", "hopper-medium-v2"), ("one_step", "walker2d-medium-v2"),
     ("cql", "halfcheetah-medium-v2"), ("atac", "hopper-medium-v2"), ("mopo", "hopper-medium-v2"),
     ("combo", "hopper-medium-v2"), ("rambo", "hopper-medium-v2"), ("mobile", "hopper-medium-v2"),
-    ("morel", "hopper-medium-v2"))
+    ("morel", "hopper-medium-v2"), ("armor", "hopper-medium-v2"))
 START_SECONDS, LESSON_SECONDS = 20.0, 45.0  # of a training: imports, data, recordings, last evaluations; and in all
 LEGEND = ("updates/s: of all seeds together, without logs, the median of three turns, while other processes of this "
           "command wait or compile. times eager: all seeds in a graph over one seed eagerly. GFLOP, operators (that "

@@ -10,7 +10,7 @@ Run: python benchmark/in_sample_small.py --standin --seeds 0 1 [--data hopper-me
 import sys
 
 from benchmark.engine import grid, tables
-from benchmark.engine.figures import colours, curve_figure
+from benchmark.engine.figures import curve_figure, styles
 from benchmark.engine.grid import Column, Table
 from common import friendly
 
@@ -40,7 +40,7 @@ def main(table: Table):
     grid.train(this)
     groups, path = tables.groups(this), this.args.out / f"{tables.stem(this)}.curves.png"
     if any(group.curve for group in groups):
-        curve_figure(groups, colours(group.algorithm for group in groups), path)
+        curve_figure(groups, styles(group.algorithm for group in groups), path)
         print(f"figure: {path}")
     grid.finish(this)
 

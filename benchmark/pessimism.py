@@ -39,9 +39,8 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from benchmark.engine.figures import COLOURS, save
+from benchmark.engine.figures import COLOURS, panels, save
 from benchmark.engine.files import whole
 from benchmark.engine.runs import arguments, load_script, script_of
 from common import InputError, friendly
@@ -163,11 +162,10 @@ def measure(name: str, agent, before) -> list[dict]:
     return rows
 
 
-def draw(tables: dict[str, list[dict]]) -> Figure:
+def draw(tables: dict[str, list[dict]]):
     """A panel per agent: what is true, what it counts with, and at the action that it chooses both."""
-    figure = Figure(figsize=(2.6 * len(tables) + 0.5, 3.1), layout="constrained")
-    for k, (ax, (name, rows)) in enumerate(zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0],
-                                               tables.items())):
+    figure, axes = panels([[f"{name}\n{TOLD[name]}" for name in tables]], size=(2.8, 2.6))
+    for k, (ax, (name, rows)) in enumerate(zip(axes, tables.items())):
         *grid, choice = rows
         x, true, model, before, ours = (np.array([row[key] for row in grid]) for key in
                                         ("action", "true", "model", "before", "counted"))
@@ -182,13 +180,16 @@ def draw(tables: dict[str, list[dict]]) -> Figure:
         ax.plot([choice["action"]] * 2, [choice["true"], choice["counted"]], color=colour, lw=1, ls="--")
         ax.plot(choice["action"], choice["counted"], "o", color=colour, ms=7)
         ax.plot(choice["action"], choice["true"], "o", color="black", mfc="white", ms=7)
-        ax.set_title(f"{name}\n{TOLD[name]}", fontsize=10)
-        ax.set(xlim=(-1, 1), ylim=(-1.3, 3.3), xticks=(-1, 0, 1))
-        ax.tick_params(labelsize=8)
+        ax.set(xlim=(-1, 1), ylim=(-1.3, 3.3), xticks=(-1, 0, 1), yticks=(-1, 0, 1, 2, 3))
+        ax.grid(False)
         names(ax, name, colour)
     figure.supxlabel("action; data in the shaded half only", fontsize=9)
-    figure.axes[0].set_ylabel("height after it", fontsize=9)
+    figure.supylabel("height after it", fontsize=9)
     return figure
+
+
+CAPTION = ("What each agent counts with (coloured) beside the truth (black), and the action that it chooses: filled, "
+           "what it is promised there, hollow, what it finds. n = 1 run of each, so no interval is drawn.")
 
 
 def stretches(x, here) -> list[tuple[float, float]]:
@@ -239,7 +240,7 @@ def main(args: Args):
         writer = csv.DictWriter(file, next(iter(tables.values()))[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(row for rows in tables.values() for row in rows)
-    save(draw(tables), Path(f"{path}.png"))
+    save(draw(tables), Path(f"{path}.png"), CAPTION)
     print(f"\n{table(tables)}\n\nfigure: {path}.png, numbers: {path}.csv")
 
 

@@ -2,10 +2,11 @@
 
 Runs that differ in nothing but their seeds are one algorithm. Stand-in data and D4RL's are never in one group, panel or
 statistic, and neither are normalised scores and raw returns, nor two versions of a robot's physics. Left in --out:
-NAME.html and figures, which have the name of their one run, or one that is another for every set of runs, unless --name
-chooses it.
+NAME.html and figures (PNG, PDF and SVG), which have the name of their one run, or one that is another for every set of
+runs, unless --name chooses it. --logs draws log.csv too, every column of it; of runs that are never evaluated it is
+drawn anyway.
 
-Run: python benchmark/plot.py runs/*
+Run: python benchmark/plot.py runs/* [--logs]
 """
 
 import os
@@ -17,8 +18,8 @@ from typing import Literal
 import tyro
 
 from benchmark.engine import page
-from benchmark.engine.curves import Group
-from benchmark.engine.figures import colours, curve_figure, profile_figure
+from benchmark.engine.curves import Group, logs
+from benchmark.engine.figures import FORMATS, curve_figure, log_figure, profile_figure, styles
 from benchmark.engine.robust import comparisons, profiles, thresholds
 from benchmark.engine.runs import SCORES, Run, duration, label, named, pass_over, plain, read_run
 from benchmark.engine.tables import few, row
@@ -35,6 +36,7 @@ class Args:
     out: Path = Path("results")  # folder of the page and the figures
     name: str = ""  # their name; default: after the runs that they show
     score: Literal["last", "mean_of_last_10", "best"] = "last"  # which evaluations of a run are its score
+    logs: bool = False  # also draw log.csv: losses and all else that is logged, a small panel each
 
 
 def read(folders: tuple[Path, ...]) -> list[Run]:
@@ -73,6 +75,7 @@ def gather(runs: list[Run]) -> list[Group]:
         data = run.config.get("data", {}).get("sha256"), run.standin, run.physics
         alike.setdefault(repr((run.algorithm, run.script, run.settings, data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
+    short = brief({name(run, firsts): run for run in reversed(firsts)})
     for group in alike.values():
         owner = {}
         for run in group:
@@ -82,7 +85,8 @@ def gather(runs: list[Run]) -> list[Group]:
                 if old:
                     print(f"seed {seed} of {label(run)}, {dataset(run)} is there twice: {owner[seed].folder.name} "
                           f"counts, not {(old if owner[seed] is run else run).folder.name}", file=sys.stderr)
-        groups.append(Group(dataset(group[0]), name(group[0], firsts), dict(sorted(owner.items()))))
+        its = name(group[0], firsts)
+        groups.append(Group(dataset(group[0]), its, dict(sorted(owner.items())), short[its]))
     return sorted(groups, key=lambda group: (group.dataset, group.algorithm))
 
 
@@ -93,6 +97,21 @@ def name(run: Run, firsts: list[Run]) -> str:
     told = [plain(f"{key.replace('_', '-')}={run.settings.get(key)}") for key in differ]
     alone = sum(other.settings == run.settings for other in same) == 1
     return plain(" ".join([label(run), *told, *([] if alone else [run.folder.name])]), 200)
+
+
+def brief(runs: dict[str, Run]) -> dict[str, str]:
+    """{name: what stands at a line of a figure}: the algorithm and one flag that no other of its names has, or all
+    flags that not every one of them has; the whole name where that does not tell it from another."""
+    short = {}
+    for which, run in runs.items():
+        others = [other.flags for name, other in runs.items() if other.algorithm == run.algorithm and name != which]
+        mine = {key: value for key, value in run.flags.items() if key not in ("env", "eval-env")
+                and any(other.get(key) != value for other in others)}
+        alone = [key for key, value in mine.items() if all(other.get(key) != value for other in others)]
+        told = [f"{key}={mine[key]}" for key in alone[:1] or mine]
+        short[which] = plain(" ".join([run.algorithm, *told]))
+    taken = list(short.values())
+    return {which: its if taken.count(its) == 1 else which for which, its in short.items()}
 
 
 def text(groups: list[Group], rows: list[dict]) -> str:
@@ -115,23 +134,35 @@ def main(args: Args):
             for group, source in zip(groups, sources)]
     name = args.name or named(list({run.folder: run for group in groups for run in group.runs.values()}.values()),
                               args.score)
-    files = [args.out / f"{name}.html"]
+    path = args.out / f"{name}.html"
     how = (f"Normalised score (return where a task has none), {SCORES[args.score]} of each run, mean ± std over seeds. "
            f"{few(rows)}".strip())
-    notes, colour = [NOTE] * any(group.standin for group in groups), colours(group.algorithm for group in groups)
+    notes = [NOTE] * any(group.standin for group in groups)
     print("\n\n".join([text(groups, rows), how, *notes]))
-    page.write(files[0], f"Runs: {name}", notes, how, rows, groups, args.score)
+    page.write(path, f"Runs: {name}", notes, how, rows, groups, args.score, logs=args.logs)
+    drawn = figures(groups, args, name)
+    print("\n" + "\n".join(map(str, [path, *drawn])) + f"\nEach figure as {', '.join(FORMATS)}." * bool(drawn))
+
+
+def figures(groups: list[Group], args: Args, name: str) -> list[Path]:
+    """Learning curves, performance profiles and logs, as far as there are any; their PNG files."""
+    style, files = styles(group.algorithm for group in groups), []
     if any(group.curve for group in groups):
         files.append(args.out / f"{name}.curves.png")
-        curve_figure(groups, colour, files[-1])
+        curve_figure(groups, style, files[-1])
     if compared := comparisons(groups, args.score):
         panels = {}
         for comparison in compared:
             taus, title = thresholds(comparison.scores), str(comparison).partition(".")[0]
-            panels[title + " (stand-in data)" * comparison.standin] = taus, profiles(comparison.scores, taus)
+            drawn = taus, profiles(comparison.scores, taus), comparison.seeds, len(comparison.datasets)
+            panels[title + " (stand-in data)" * comparison.standin] = drawn
         files.append(args.out / f"{name}.profile.png")
-        profile_figure(panels, colour, files[-1])
-    print("\n" + "\n".join(map(str, files)))
+        profile_figure(panels, style, files[-1], {group.algorithm: group.short for group in groups})
+    shown = logs(groups, args.logs)
+    for i, (title, of) in enumerate(shown.items(), 1):
+        files.append(args.out / f"{name}.logs{f'.{i}' * (len(shown) > 1)}.png")
+        log_figure(title, of, files[-1])
+    return files
 
 
 if __name__ == "__main__":

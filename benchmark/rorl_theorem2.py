@@ -14,11 +14,12 @@ with true y^, Q is likely within Gamma of the truth; and RORL's Gamma is smaller
     bias(phi) = phi' (E w~ - w*) = -phi' inv(Lambda~) S w*                                                 (5)
     |bias(phi)| <= shift bonus(phi),  shift = [w*' S inv(Lambda~) S w*]^(1/2)                              (6)
 
-(a) A case by hand. (b) Lambda~ - Lambda is positive definite, so every bonus shrinks. (c) The std of phi' w~
-over refits with fresh unit noise on every row is the bonus: an ensemble's std measures it. Without noise on
-rows Phi / sqrt(n) (the algorithm's target is exactly 0) it is smaller. (d) The truth is linear: y and y^ are
-phi' w* plus noise. A smoothing row says 0 where the truth is Phi' w*, of order eps, and pulls along Phi, of
-order eps too: the bracket in (3) has mean Lambda w*, hence (5), of order eps^2. Gamma knows the noise of (c)
+(a) A case by hand, printed. The figure has the others. (b) Lambda~ - Lambda is positive definite, so every
+bonus shrinks. (c) The std of phi' w~ over refits with fresh unit noise on every row is the bonus: an
+ensemble's std measures it. Without noise on rows Phi / sqrt(n) (the algorithm's target is exactly 0) it is
+smaller. (d) The bias, and (e) how often Gamma covers the truth. The truth is linear: y and y^ are phi' w*
+plus noise. A smoothing row says 0 where the truth is Phi' w*, of order eps, and pulls along Phi, of order
+eps too: the bracket in (3) has mean Lambda w*, hence (5), of order eps^2. Gamma knows the noise of (c)
 only: a fixed beta covers the truth while eps is small, beta + shift (of order eps^2 too) at any eps.
 
 Run: python benchmark/rorl_theorem2.py
@@ -29,16 +30,15 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from benchmark.engine.figures import save
+from benchmark.engine.figures import line, name_lines, panels, save, styles
 from common import friendly
 from common.args import cli, within
 
 DATA, NEAR, OOD, POINTS, SIZE = 40, 10, 40, 1000, 8  # m, n, OOD points, test points, d
 HAND = np.array([[1.0, 0]]), np.array([[[1, 0.5]]]), np.array([[0, 1.0]])  # (a): phi, phi(s^), OOD
 EPS = 0.3  # of (b) and (c)
-GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)  # eps of (d)
+GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)  # eps of (d) and (e)
 BETA, NOMINAL = 2.0, 0.9545  # probability that a Gaussian is within 2 std
 SCALE = 3.0  # std of the true Q over random features; the noise has std 1
 
@@ -109,7 +109,7 @@ def coverage(estimates, truth, points, width):
 
 
 def sweep(data, ood, points, shifts, truth, noise):
-    """(d), a row per eps: eps, rms bias, exponent since the row before, coverage, shift, coverage with it."""
+    """(d) and (e), a row per eps: eps, rms bias, exponent since the row before, coverage, shift, coverage with it."""
     table = np.full((len(GRID), 6), np.nan)
     for row, eps in zip(table, GRID):
         near = perturb(data, shifts, eps)
@@ -122,21 +122,40 @@ def sweep(data, ood, points, shifts, truth, noise):
 
 
 def draw(ratio, size, std, table):
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    (left, right), (below, last) = figure.subplots(2, 2)
-    left.hist(ratio, bins=25)
+    titles = ["(b) RORL's bonus is smaller", "(c) std over refits is the bonus", "(d) RORL's bias", "(e) coverage"]
+    figure, (left, right, below, last) = panels([titles], 2, (3.8, 2.8))
+    names = "RORL", "RORL, beta + shift"
+    style = styles(names) | {name: {"color": "black", "marker": ""} for name in ("slope 2", "without bias", "equal")}
+    left.hist(ratio, bins=25, color=style["RORL"]["color"])
     left.axvline(1, color="black", linestyle="--")
-    left.set(title="(b) RORL's bonus is smaller", xlabel="bonus, RORL / PBRL", ylabel="test points")
-    right.plot(size, std, ".", size, size, "k-", markersize=3, linewidth=1)
-    right.set(title="(c) std over refits is the bonus", xlabel="bonus", ylabel="std of Q over refits")
+    left.annotate("as large as PBRL's", (1, 0.5), (-4, 0), xycoords=("data", "axes fraction"), fontsize=8, rotation=90,
+                  textcoords="offset points", ha="right", va="center")
+    left.set(xlabel="bonus, RORL / PBRL", ylabel="test points")
+    right.plot(size, size, "k--", lw=1)
+    right.plot(size, std, ".", ms=3, color=style["RORL"]["color"])
+    right.set(xlabel="bonus", ylabel="std of Q over refits")
     eps, rms, _, covered, _, wide = table.T
-    below.loglog(eps, rms, "o-", eps, rms[0] * (eps / eps[0]) ** 2, "k--")
-    below.set(title="(d) bias of RORL; dashed: slope 2", xlabel="eps", ylabel="rms bias of Q (noise: 1)")
-    last.semilogx(eps, covered, "o-", eps, wide, "s-")
-    last.axhline(NOMINAL, color="black", linestyle="--")
-    last.set(title="(d) coverage of the truth", xlabel="eps", ylabel="coverage", ylim=(0, 1.05))
-    last.legend([f"RORL, beta = {BETA:g}", f"RORL, beta = {BETA:g} + shift", f"no bias, beta = {BETA:g}"])
+    slope = rms[0] * (eps / eps[0]) ** 2
+    line(below, eps, rms, style["RORL"])
+    below.plot(eps, slope, "k--", lw=1)
+    below.set(xscale="log", yscale="log", xlabel="eps", ylabel="rms bias of Q (noise: 1)")
+    line(last, eps, covered, style[names[0]])
+    line(last, eps, wide, style[names[1]])
+    last.axhline(NOMINAL, color="black", linestyle="--", lw=1)
+    last.set(xscale="log", xlabel="eps", ylabel="coverage of the truth", ylim=(0, 1.05))
+    ends = {right: {"equal": (size.max(), size.max())},
+            below: {"RORL": (eps[-1], rms[-1]), "slope 2": (eps[-1], slope[-1])},
+            last: {names[0]: (eps[-1], covered[-1]), names[1]: (eps[-1], wide[-1]),
+                   "without bias": (eps[-1], NOMINAL)}}
+    name_lines(figure, ends, style)
     return figure
+
+
+def caption(refits: int) -> str:
+    return (f"Theorem 2 in numbers, at {POINTS:,} test points; (b) and (c): eps {EPS:g}. (c) and (e): n = {refits:,} "
+            "refits with fresh noise; (b) and (d): computed, n = 1. (e): the share of refits and points whose Q is "
+            f"within beta = {BETA:g} bonuses of the truth, and with beta + shift. No interval is drawn: the features "
+            "and the truth are drawn once.")
 
 
 def main(args: Args):
@@ -150,7 +169,7 @@ def main(args: Args):
     fits = (refits(data, near, ood, truth, some) for some in (noise, noise[:, :known]))
     std, quiet = (np.sqrt((points @ np.cov(w.T) * points).sum(1)) for w in fits)  # of phi' w~ over refits
     wrong, table = np.abs(std / size - 1), sweep(data, ood, points, shifts, truth, noise)
-    save(draw(ratio, size, std, table), path)
+    save(draw(ratio, size, std, table), path, caption(args.refits))
     for name, matrix in zip(("PBRL", "RORL"), covariances(*HAND)):
         w, top = solve(matrix, np.eye(2), np.array([2.0, 3.0])), bonus(matrix, HAND[2])[0]
         print(f"(a) {name}: covariance {matrix.tolist()}, w {w.round(6).tolist()}, bonus at e2 {top:.6f}")
@@ -158,9 +177,9 @@ def main(args: Args):
     print(f"    bonus, RORL / PBRL, at {POINTS} points: max {ratio.max():.4f}, mean {ratio.mean():.4f}")
     print(f"(c) std over {args.refits} refits / bonus - 1: up to {wrong.max():.4f}, mean {wrong.mean():.4f}")
     print(f"    no noise on smoothing rows: std / bonus, mean {(quiet / size).mean():.4f}")
-    print(f"(d)  eps  rms bias  exponent  coverage, beta {BETA:g}     shift  coverage, beta + shift")
+    print(f"(d)  eps  rms bias  exponent  (e) coverage, beta {BETA:g}     shift  coverage, beta + shift")
     for row in table:
-        print("    {:4.2f}{:10.5f}{:10.2f}{:18.4f}{:10.4f}{:24.4f}".format(*row).replace("nan", "   "))
+        print("    {:4.2f}{:10.5f}{:10.2f}{:22.4f}{:10.4f}{:24.4f}".format(*row).replace("nan", "   "))
     print(f"figure: {path}")
 
 

@@ -54,6 +54,7 @@ class RunArgs:
     reward: str = "raw"  # raw, r-1, 10r-5, 4r-2, return_range, standardize or shift
     action_low: Numbers = ()  # own data's least actions, a number or one for each dimension; default: the file's, or -1
     action_high: Numbers = ()  # likewise the greatest; default: the file's, or 1
+    holdout: Annotated[float, within("[0, 1)")] = 0.0  # share of the episodes to set aside, whose errors are logged
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had
     standin_rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
     eval_env: str = "auto"  # task: D4RL name, Minari id, Gymnasium id (Pendulum-v1, module:Id-v0), none, or the data's

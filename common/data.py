@@ -16,6 +16,8 @@ from torch import Tensor
 
 from common import InputError, friendly
 from common.files import minari_folder
+from common.holdout import held_out, set_aside
+from common.overview import overview
 from common.sources import D4RL, read_arrays
 
 REWARDS = {  # --reward: (reward, first row of every episode) -> reward
@@ -39,6 +41,7 @@ class Dataset:
     were scaled to -1 and 1; env, has a Minari dataset one?); `rows`: (N, 2 S + A + 2) float32, a row a transition, so
     that a batch is one gather; `episodes`: (E, 2) rows [start, end); `obs_mean`, `obs_std`: population.
     `last_next_action`: (E, A), the action after each episode's last row, NaN where unknown; None: unknown everywhere.
+    `holdout`: (M, 2 S + A + 2) rows of episodes that `rows` are without (common/holdout.py), None without --holdout.
     """
     name: str
     task: str | None
@@ -48,6 +51,7 @@ class Dataset:
     action_size: int
     episodes: Tensor
     last_next_action: Tensor | None = None
+    holdout: Tensor | None = None
 
     def __post_init__(self):
         self.device = self.rows.device
@@ -101,7 +105,7 @@ class Dataset:
 
 
 def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str = "raw", standin: bool = True,
-                 standin_rows: int = 1_000_000, action_low=(), action_high=()) -> Dataset:
+                 standin_rows: int = 1_000_000, action_low=(), action_high=(), holdout: float = 0.0) -> Dataset:
     """Find, check and load a dataset.
 
     `env`: D4RL name, Minari id, or path of an .hdf5 or .npz file with observations (N, S), actions (N, A), rewards
@@ -111,7 +115,8 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     true ends all stay), else next_obs. `reward`: a key of REWARDS. `standin`: may a stand-in of `standin_rows` rows
     replace a D4RL dataset that cannot be had? `action_low`, `action_high`: bounds of the actions, a number or one for
     each dimension, which are scaled to -1 and 1; without, those in the file (arrays of these names) or of Minari's
-    action space, else -1 and 1. InputError: what is wrong, in one line, and what to do.
+    action space, else -1 and 1. `holdout`: share of the episodes to set aside (common/holdout.py). InputError: what is
+    wrong, in one line, and what to do.
     """
     if reward not in REWARDS:
         raise InputError(f"--reward {reward} is unknown; choose from {', '.join(REWARDS)}")
@@ -120,6 +125,7 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
         view = "d4rl" if source["kind"] in ("d4rl", "standin") or "next_observations" not in arrays else "next_obs"
     columns, keep, episodes, last_next_action = transitions(arrays, view, env, D4RL.get(env))
     sizes = [column.shape[1] for column in columns[:2]]
+    told = overview(arrays, _timeouts(arrays, env, None), source) if source["kind"] in ("file", "minari") else ()
     del arrays  # so that no more than it and `rows` are ever in memory
     rows = _side_by_side(columns, keep)
     if len(rows) > 1 and not np.ptp(rows[:, sizes[0]:sum(sizes)], 0).any():
@@ -130,10 +136,17 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
         raise InputError(f"{env}: --reward {reward} divides by zero here: all rewards or all returns are the same")
     rows[:, sum(sizes)] = rewards
     print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
+    print(*told, sep="\n", end="\n" * bool(told))
+    held, last = None, last_next_action
+    if holdout:
+        which = held_out(len(episodes), holdout, env)
+        last = None if last is None else last[~which]
+        rows, episodes, held = set_aside(rows, episodes, which)
     task = env.removeprefix("d4rl/").replace("/", "-", 1) if env.startswith("d4rl/") else env  # of to_minari
     return Dataset(env, None if source["kind"] == "file" else task, source | {"view": view, "rows": len(rows)},
                    torch.from_numpy(rows).to(device), *sizes, torch.from_numpy(episodes),
-                   None if last_next_action is None else torch.from_numpy(last_next_action).float())
+                   None if last is None else torch.from_numpy(last).float(),
+                   None if held is None else torch.from_numpy(held).to(device))
 
 
 def transitions(arrays: dict, view: str, name: str, facts: dict | None = None

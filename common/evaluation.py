@@ -117,6 +117,7 @@ class Evaluator:
     def __init__(self, task: str, data, args):
         bounds, limit = action_bounds(data.source), getattr(args, "max_episode_steps", None)
         self.task, self.episodes, self.world = task, args.eval_episodes, (args.physics, bounds, limit)
+        self.scale = getattr(args, "score_min", None), getattr(args, "score_max", None)
         self.stopped = lambda: False
         if "/" not in task and task not in D4RL and not gymnasium_id(task):
             raise InputError(f"{task}: no D4RL task of this name; see --eval-env")
@@ -128,6 +129,7 @@ class Evaluator:
         _check_bounds(env.action_space, task, bounds)
         self.pool = worker_pool(args.eval_workers) if args.eval_workers else None
         self.waiting: deque[tuple[int, int, dict, Future]] = deque()
+        self.references: dict[int, float] = {}  # {seed: score of the agent's reference}, once it is known
         self.seconds = self.waited = self.after = 0.0  # spent on evaluations, while training waited, when it was over
 
     def submit(self, step: int, seed: int, actor) -> None:
@@ -148,6 +150,20 @@ class Evaluator:
             future.set_exception(error)
         self.waited += time.perf_counter() - start
         self.waiting.append((step, seed, actor.state_dict(), future))
+
+    def compared(self, step: int, seed: int, agent, value: float) -> dict:
+        """Columns of eval.csv for an agent with a `reference`, a policy that is fixed once `compared_from` updates are
+        made: its score, and by how much the actor's, `value`, is above. It is evaluated once, as actors are."""
+        if not isinstance(getattr(agent, "reference", None), torch.nn.Module):
+            return {}
+        if step < agent.compared_from:
+            return {"reference": "", "difference": ""}
+        if seed not in self.references:
+            actor = copy.deepcopy(agent.reference).cpu()
+            mean = evaluate(actor, self.task, self.episodes, seed, *self.world)[0].mean()
+            score = normalized_score(self.task, mean, self.scale)
+            self.references[seed] = float(mean if score is None else score)
+        return {"reference": self.references[seed], "difference": value - self.references[seed]}
 
     def _wait(self) -> bool:
         """Until the first of `waiting` is done, which it says, or the run is to stop."""

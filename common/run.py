@@ -26,6 +26,7 @@ from common import InputError, RunError, friendly, in_main_thread, keep_memory, 
 from common.args import FREE, RunArgs, parse, read_config  # noqa: F401  files copied from older versions look here
 from common.checkpoint import check_fit, facts, read_checkpoint, save_sealed, snapshot, whole, writing
 from common.evaluation import Evaluator, evaluation_task, normalized_score
+from common.holdout import check_holdout, errors
 from common.physics import version
 
 
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, args, agents: list):
         self.args, self.agents, self.data = args, agents, agents[0].data
         self.script = Path(inspect.getfile(type(agents[0])))
+        check_holdout(args, self.data, self.script)
         self.task = evaluation_task(self.data, args.eval_env)
         self.evaluator = Evaluator(self.task, self.data, args) if self.task else None
         self.step, self.seconds, self.scores = 0, 0.0, {seed: [] for seed in args.seeds}
@@ -155,6 +157,7 @@ class Run:
         """
         if not self.due(step):
             return
+        logs = [log | errors(agent) for log, agent in zip(logs, self.agents)]
         rows = [{"step": step, "seed": seed} | _numbers(log) for seed, log in zip(self.args.seeds, logs)]
         self.headers.setdefault("log.csv", list(rows[0]))
         for row in rows if self._has_row(step) else ():
@@ -162,6 +165,9 @@ class Run:
                 raise RunError(f"diverged: {bad[0]} is {row[bad[0]]}, update {step:,}, seed {row['seed']}; see "
                                f"{self.folder}")
             self._append("log.csv", row)
+        if self._has_row(step) and self.bar is not None and not self.evaluator:  # the first two and the held-out
+            keys = [key for i, key in enumerate(rows[0]) if i in (2, 3) or key.startswith("holdout_")]
+            self.bar.set_postfix_str("  ".join(f"{key} {np.mean([row[key] for row in rows]):.3g}" for key in keys))
 
     def evaluate(self, step: int, last: bool = False) -> None:
         """Hand actors to the evaluator, each `eval_every` updates and at the last; take delivery of what is done."""
@@ -178,11 +184,14 @@ class Run:
 
     def _score(self, step, seed, returns, lengths):
         mean, score = returns.mean(), self._normalised(returns.mean())
-        self._append("eval.csv", {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
-                                  "return_std": returns.std(), "score": "" if score is None else score,
-                                  "length_mean": lengths.mean(), "data": self.data.source["kind"],
-                                  "returns": " ".join(f"{r:.6g}" for r in returns)})
-        self.scores[seed].append(float(mean if score is None else score))
+        value = float(mean if score is None else score)
+        agent = self.agents[self.args.seeds.index(seed)]
+        row = {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
+               "return_std": returns.std(), "score": "" if score is None else score, "length_mean": lengths.mean(),
+               "data": self.data.source["kind"], **self.evaluator.compared(step, seed, agent, value),
+               "returns": " ".join(f"{r:.6g}" for r in returns)}
+        self._append("eval.csv", row)
+        self.scores[seed].append(value)
         shown = f"{mean:.1f}" + f" ± {returns.std():.1f}" * (len(returns) > 1)  # one episode has no spread
         shown += f"   normalised score {score:.1f}" if score is not None else ""
         with tqdm.external_write_mode():
@@ -229,6 +238,9 @@ class Run:
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,
                   "training_seconds": self.seconds, "updates_per_second": self.step / max(self.seconds, 1e-9)}
+        for seed, row in seeds.items():
+            if (reference := self.evaluator.references.get(seed)) is not None:
+                row |= {"reference": reference, "difference": row["last"] - reference}
         result |= {"pretraining_seconds": self.pretraining} if self.pretraining else {}
         if self.evaluator:
             result |= {"evaluation_seconds": self.evaluator.seconds, "evaluation_waited": self.evaluator.waited,
@@ -242,8 +254,8 @@ class Run:
             if len(rows) > 1:  # one seed has no spread
                 rows.append(("mean ± std", *(f"{m:.1f} ± {s:.1f}" for m, s in zip(table.mean(0), table.std(0)))))
             print(f"\n{unit}, {self.args.eval_episodes} episodes")
-            for row in [("seed", "last", "mean of last 10", "best"), *rows]:
-                print("{:>12}{:>18}{:>18}{:>18}".format(*row) + self.mark)
+            for row in [["seed", *(name.replace("_", " ") for name in next(iter(seeds.values())))], *rows]:
+                print(f"{row[0]:>12}" + "".join(f"{text:>18}" for text in row[1:]) + self.mark)
         print(f"{self.step:,} updates, {result['updates_per_second']:.1f} a second; files in {self.folder}")
         if self.evaluator:
             took, waited, after = (result[f"evaluation_{part}"] for part in ("seconds", "waited", "after"))
@@ -303,6 +315,8 @@ class Run:
             self.headers |= {name: table.fieldnames} if text else {}
             for row in table if name == "eval.csv" else ():
                 self.scores[int(row["seed"])].append(float(row["score"] or row["return_mean"]))
+                if row.get("reference"):
+                    self.evaluator.references[int(row["seed"])] = float(row["reference"])
         if self.evaluator:
             self.evaluator.seconds, self.evaluator.waited, self.evaluator.after = state["evaluation"]
         for step, seed, weights in state["waiting"]:

@@ -49,6 +49,7 @@ FLAGS = {"td3_bc": ["--batch-size", "32"], "sac_n": ["--batch-size", "8", "--num
                   *(BLOCK := ["--rollout-every", "9"])],
          "combo": ["--batch-size", "8", *MODEL, *BLOCK, "--num-actions", "2", "--lse-groups", "1"], "mobile": ["--batch-size", "16", *MODEL, *BLOCK],
          "rambo": ["--batch-size", "16", *MODEL, "--rollout-every", "8", "--rollout-length", "3", "--bc-epochs", "2"],  # a kill is in a chain
+         "armor": ["--batch-size", "8", "--warm-start", "12", "--restart-every", "3", "--pairs", "100", "--termination", "never", "--model-epochs", "1"],
          "morel": ["--batch-size", "16", "--starts", "3", "--horizon", "8", "--cg-steps", "3", "--model-epochs", "2", "--cloning-epochs", "2"]}
 
 

@@ -153,7 +153,7 @@ def test_scores_by_hand(tmp_path, monkeypatch):
 def test_beta_0_has_a_place_on_the_axis(tmp_path, monkeypatch):
     """Left of all others, on an axis that is logarithmic from the least of them on; without 0 it is logarithmic."""
     seen = []
-    monkeypatch.setattr("benchmark.engine.figures.save", lambda figure, path: seen.append(figure.axes[0]))
+    monkeypatch.setattr("benchmark.engine.figures.save", lambda figure, path, caption: seen.append(figure.axes[0]))
     for betas in ((0, 0.25, 4), (0.25, 4)):
         sweep_figure({"x": ({"last": {beta: [1.0] for beta in betas}}, {beta: 2.0 for beta in betas})}, "beta", "data", tmp_path / "f.png")
     places = [ax.transData.transform([(beta, 0) for beta in (0, 0.25, 4)])[:, 0] for ax in seen[:1]][0]

@@ -11,6 +11,7 @@ import torch
 from algorithms import cql
 from benchmark import cql_smooth, pessimism_small
 from benchmark.cql_smooth import SIDE, Args, directions, measure, plane, roughness, table, worst
+from benchmark.engine.figures import FORMATS
 from benchmark.engine.grid import make
 from benchmark.engine.runs import find_runs, load_agent
 from common import friendly
@@ -146,7 +147,7 @@ def test_from_nothing_to_the_figures(words, tmp_path):
     names = {re.sub(r"\.[0-9a-f]{8}", ".#", path.name): path for path in (tmp_path / "out").iterdir()}
     stem = "cql_smooth_small.#.data.changed.#"
     assert set(names) == {f"{stem}.{suffix}" for suffix in ("md", "csv", "runs.csv", "html")} | {
-        f"{stem}.#.{suffix}" for suffix in ("attacked.csv", "attacked.png", "plane.csv", "plane.png", "scores.png")}
+        f"{stem}.#.{suffix}" for suffix in ("attacked.csv", "plane.csv", *(f"{kind}.{form}" for kind in ("attacked", "plane", "scores") for form in FORMATS))}
     for suffix in ("plane.png", "scores.png"):
         assert names[f"{stem}.#.{suffix}"].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     runs = {run.config["args"]["eps"]: run for run in find_runs(tmp_path / "runs")}

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import Distribution, PackageNotFoundError
@@ -24,6 +25,7 @@ import torch
 from common import InputError
 from common.data import load_dataset, to_minari, transitions
 from common.evaluation import normalized_score
+from common.overview import overview
 from common.sources import D4RL, read_arrays
 from common.physics import VERSIONS
 from common.standin import generate, standin_hash
@@ -377,6 +379,91 @@ def test_own_arrays_have_no_score(tmp_path):
     data = load_dataset(save(tmp_path / "f.npz", arrays()))
     assert data.task is None and normalized_score(data.task, 1.0) is None
     assert data.source["kind"] == "file" and re.fullmatch("[0-9a-f]{64}", data.source["sha256"]) and not data.standin
+
+
+# What own data look like
+
+
+def overview_of(path, capsys, **options) -> tuple[list[str], list[str]]:
+    """(lines, warnings) of the block below the line that all data have."""
+    load_dataset(str(path), **options)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"\S+: [\d,]+ transitions, \d+ episodes, view \w+, from ", first)
+    return [line for line in lines if line[0] == " "], [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+
+
+def good(episodes=12, rows=100, seed=0):
+    """Each episode ends by a timeout after `rows` rows, and the third truly after half of them."""
+    f = arrays(episodes * rows, (), np.arange(episodes) * rows + rows - 1, seed=seed)
+    f = {key: np.delete(column, np.s_[2 * rows + rows // 2:3 * rows], 0) for key, column in f.items()}
+    f["terminals"][2 * rows + rows // 2 - 1] = True
+    return f
+
+
+def test_overview_by_hand(tmp_path, capsys):
+    """Three episodes of 2, 3 and 1 rows with returns 3, 12 and 6; actions in -2 to 2 of the file's own bounds."""
+    f = {"observations": np.array([[1, 5], [2, 5], [3, 5], [-4, 5], [5, 5], [6, 5.5]]) * [1, 0] + [0, 7],
+         "actions": np.array([[-2.0], [2], [1], [0], [1], [0]]), "rewards": np.arange(1.0, 7), "terminals": np.arange(6) == 1,
+         "timeouts": np.arange(6) == 4, "next_observations": np.zeros((6, 2)), "action_low": -2.0, "action_high": 2.0}
+    lines, warnings = overview_of(save(tmp_path / "f.npz", f), capsys)
+    assert lines == ["  episodes      3 of 1 to 3 rows, 6 in all; true ends: 1, timeouts: 1; the last has no end",
+                     "  returns       3 to 12, mean 7", "  observations  -4 to 7 in 2 dimensions, 1 of which never change",
+                     "  actions       -1 to 1 in 1 dimension, scaled from bounds -2 and 2", "  rewards       1 to 6, mean 3.5"]
+    assert warnings == []
+    assert overview_of(tmp_path / "f.npz", capsys, reward="r-1", view="d4rl")[0] == lines  # of the file, whatever is made of it
+
+
+def test_good_data_are_not_doubted(tmp_path, capsys):
+    lines, warnings = overview_of(save(tmp_path / "f.npz", good()), capsys)
+    assert lines[0] == "  episodes      12 of 50 to 100 rows, 1,150 in all; true ends: 1, timeouts: 11" and warnings == []
+    varied = arrays(200, np.cumsum([7, 12, 9, 30, 17, 25, 40, 11, 20]), ())  # ends of its own, none by a timeout
+    assert overview_of(save(tmp_path / "g.npz", varied), capsys)[1] == []
+    assert overview_of(save(tmp_path / "h.npz", arrays(50, range(50), ())), capsys)[1] == []  # bandits: every row an end
+
+
+@pytest.mark.parametrize("change, match", [
+    (lambda f: f | {"terminals": f["terminals"] | f["timeouts"]}, "11 of 12 episodes end truly after 100 rows, none by a timeout"),
+    (lambda f: {key: column for key, column in f.items() if key != "timeouts"} | {"terminals": f["terminals"] | f["timeouts"]},
+     "11 of 12 episodes end truly after 100 rows.* mark it in `timeouts`"),
+    (lambda f: {key: column[-400:] for key, column in f.items()} | {"terminals": f["timeouts"][-400:]}, "4 of 4 episodes end truly"),
+    (lambda f: f | {"actions": np.hstack([f["actions"][:, :1], 0.5 + f["actions"][:, 1:] / 100])}, "actions in dimension 1 barely move"),
+    (lambda f: f | {"actions": (f["actions"] + 1) / 2}, "actions fill half of their bounds or less, .* to .* of -1 to 1"),
+    (lambda f: f | {"rewards": np.full(1150, -1.0)}, "all rewards are -1: policies differ only in when they end"),
+    (lambda f: f | {"rewards": np.zeros(1150), "terminals": np.zeros(1150, bool)}, "all rewards are 0: no policy is better than another")])
+def test_doubts(tmp_path, capsys, change, match):
+    (warning,) = overview_of(save(tmp_path / "f.npz", change(good())), capsys)[1]
+    assert re.match(match, warning)
+
+
+def test_actions_that_nobody_scaled_have_two_doubts(tmp_path, capsys):
+    f = good()
+    warnings = overview_of(save(tmp_path / "f.npz", f | {"actions": f["actions"] / 1000}), capsys)[1]
+    assert len(warnings) == 2 and warnings[0].startswith("actions barely move")
+    assert re.match(r"actions fill half of their bounds or less, -0\.000\d+ to 0\.000\d+ of -1 to 1", warnings[1])
+    lines, warnings = overview_of(tmp_path / "f.npz", capsys, action_low=-0.001, action_high=[0.001, 0.002])
+    assert warnings == [] and lines[3].endswith(" in 2 dimensions, scaled from bounds -0.001 and 0.001 0.002")
+
+
+@minari_warns
+def test_minari_has_an_overview_and_d4rl_its_line(capsys):
+    minari_set("solo/seen-v0")
+    lines, _ = overview_of("solo/seen-v0", capsys)
+    assert lines[:2] == ["  episodes      1 of 4 rows, 4 in all; true ends: 0, timeouts: 1", "  returns       6, mean 6"]
+    d4rl_file("ant-medium-v2")
+    load_dataset("ant-medium-v2")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_overview_takes_pieces_of_memory():
+    """Beside the arrays, a few numbers for each row and pieces."""
+    f = arrays(300_000, (), np.arange(999, 300_000, 1000), obs_size=40, action_size=10)
+    tracemalloc.start()
+    try:
+        overview(f, f["timeouts"], {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert f["observations"].nbytes == 48e6 and peak < 14e6
 
 
 # Minari

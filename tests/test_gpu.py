@@ -25,7 +25,7 @@ from common import InputError
 from tests.helpers import DEADLINE, ROOT, wait_until
 
 SCRIPT = ROOT / "benchmark/gpu.py"
-MISSING = "plotly rliable wandb arch ray xdist d3rlpy".split()  # on a machine with a GPU that is bare but for what the README names
+MISSING = "rliable wandb arch ray xdist d3rlpy".split()  # on a machine with a GPU that is bare but for what the README names
 WORDS = ["--device", "cpu", "--minutes", "60", "--algorithms", "bc", "td3_bc"]
 
 

@@ -210,6 +210,8 @@ def others(hint, value) -> list:
     if get_origin(hint) in (Union, UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         return [None] * (value is not None) + [other for kind in kinds for other in others(kind, value)]
+    if hint is str:  # a name that no other can replace: of a folder, of a file
+        return []
     return {bool: [not value], int: [1 if (value or 0) > 1 else 2], float: [0.0 if value else 0.5]}[hint]
 
 

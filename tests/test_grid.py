@@ -15,6 +15,7 @@ import pytest
 from benchmark import edac_table1, pbrl_table1, rorl_attacks, rorl_table1, sql_noisy_data, sql_small_data
 from benchmark.engine import derived, tables
 from benchmark.engine.executors import Local
+from benchmark.engine.figures import FORMATS
 from benchmark.engine.grid import GYM, Column, Table, main, make
 from benchmark.engine.jobs import CHANGED, STOPPED, cell, hold, work
 from benchmark.engine.runs import find_runs, load_script
@@ -160,7 +161,7 @@ def test_table_text(tmp_path):
     assert "| dataset | td3_bc | sac_10 | bc (quoted) |" in text
     assert "| hopper-medium-v2 | 105.0 ± 2.0 (2 of 2) / 104.8 ± 0.1 pass | 30.0 (1 of 2) / 0.8 ± 0.2 miss | 54.1 ± 3.8 |" in text
     assert "| walker2d-medium-v2 | - / 102.4 ± 1.4 missing | - / 46.7 ± 45.3 missing | 70.9 ± 11.0 |" in text
-    assert "| mean | 105.0 over 1 / 103.6 over 2 |" in text and "the last evaluation" in text
+    assert "| mean | 105.0 (mean of 1 dataset) / 103.6 (mean of 2 datasets) |" in text and "the last evaluation" in text
     (row,) = [row for row in rows if row["dataset"] == "hopper-medium-v2" and row["algorithm"] == "td3_bc"]
     assert "Fewer than five seeds in 2 cells: one seed has no std, with 2 the 95% interval of the mean is ± 12.7 times the std." in text
     assert row["scores"] == "103.0 107.0" and row["source"] == "RORL slides table 1" and row["verdict"] == "pass"
@@ -184,7 +185,7 @@ def test_table_means_are_over_full_values(tmp_path):
     write_run(tmp_path / "s", "td3_bc", "--env walker2d-medium-v2", scores=(2.1518,))
     table = make(TABLE, ["--runs", str(tmp_path), "--columns", "td3_bc", "--out", str(tmp_path / "out")])
     text = tables.write(table)
-    assert "| 2.2 (1 of 2) /" in text and "| mean | 2.2 over 2 /" in text and "2.1518" in "".join(path.read_text() for path in (tmp_path / "out").glob("*.csv"))
+    assert "| 2.2 (1 of 2) /" in text and "| mean | 2.2 (mean of 2 datasets) /" in text and "2.1518" in "".join(path.read_text() for path in (tmp_path / "out").glob("*.csv"))
 
 def page_text(path):
     """A page's text and data, without the library that draws and the style sheet."""
@@ -615,7 +616,7 @@ def test_attack_models_are_trained_then_attacked(tmp_path):
     code, out, err = run_script(ROOT / "benchmark/rorl_attacks.py", *words, *INLINE)
     assert code == 0 and err == "", err
     assert {re.sub(r"\.[0-9a-f]{8}", ".#", path.name) for path in (tmp_path / "out").iterdir()} == {f"rorl_attacks_small.standin.changed.part.#.{suffix}" for suffix in (
-        "md", "csv", "runs.csv", "html", "attacked.#.csv", "attacked.#.png")}
+        "md", "csv", "runs.csv", "html", "attacked.#.csv", *(f"attacked.#.{form}" for form in FORMATS))}
     with open(next((tmp_path / "out").glob("*.attacked.*.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
     (run,) = find_runs(tmp_path / "runs")

@@ -116,7 +116,7 @@ def test_rows_without_a_simulator_are_quoted(tmp_path):
     assert line.startswith("| kitchen-mixed-v0 | 47.5 quoted | - | - | - | 51.0 ± 6.5 quoted | 52.8 ± 4.5 quoted |") and line.endswith("| - | - |")
     assert "There is no simulator here for antmaze-umaze-v2, " in text and "| hopper-medium-v2 | - / 52.9 missing |" in text
     mean = [line for line in text.splitlines() if line.startswith("| mean")][0].split(" | ")
-    assert mean[7] == "- / 83.3 over 9" and mean[10].rstrip(" |") == "52.3 over 15"  # ours are compared over what can be run
+    assert mean[7] == "- / 83.3 (mean of 9 datasets)" and mean[10].rstrip(" |") == "52.3 (mean of 15 datasets)"  # ours are compared over what can be run
     standin = make(sql_eql_table1.TABLE, ["--runs", str(tmp_path), "--standin"])
     assert "antmaze-umaze-v2 |" not in markdown(standin, results(standin)) and "quoted" not in markdown(standin, results(standin))
     assert "kitchen-mixed-v0: left out." in markdown(standin, results(standin))

@@ -105,7 +105,9 @@ def test_profiles():
     rows = profiles({"a": scores}, taus)["a"]
     assert rows[0].tolist() == [1.0, 0.75, 0.5, 0.0] and (rows[1] <= rows[0]).all() and (rows[0] <= rows[2]).all()
     assert (above(scores, taus) == score_distributions(scores, taus)).all()
-    assert thresholds({"a": scores})[[0, -1]].tolist() == [0, 120] and thresholds({"a": scores - 3})[[0, -1]].tolist() == [-3, 117]
+    assert thresholds({"a": scores}).tolist() == [-4.8, 0, 50, 100, 120, 124.8] and thresholds({"a": scores[:1, :1] + 7}).tolist() == [6.5, 7, 7.5]
+    many = thresholds({"a": np.linspace(20, 30, 500)[None]})
+    assert len(many) == 240 and many[0] == 19.5 and many[-1] == 30.5
 
 
 def test_one_seed_has_values_and_no_interval():
@@ -192,10 +194,10 @@ def html(tmp_path_factory):
 
 
 def test_what_the_page_says(html):
-    own = re.sub(r"<script>/\*\*.*?</script>", "", html.read_text(encoding="utf-8"), flags=re.S)  # without plotly.js
+    own = html.read_text(encoding="utf-8")
     table, rest = own[own.index('<section id="results"'):].split("</section>", 1)
     for text in ("105.0 ± 2.0", "(2 seeds)", "104.8 ± 1.5", "40.5 ± 0.5", "58.5", "92.0 ± 1.0", "96.4", "77.7", "33.3", "54.1", "103.00 107.00", "Table 1",
-                 "98.5 over 2", "78.2 over 3", "unfinished: 200 of 12,000 updates", "bc <small>quoted</small>", '<span class="badge quoted">quoted</span>'):
+                 "98.5 <small>mean of 2 datasets", "78.2 <small>mean of 3 datasets", "unfinished: 200 of 12,000 updates", "bc <small>quoted</small>", '<span class="badge quoted">quoted</span>'):
         assert text in table, text
     assert [table.count(f'"badge {word}">{word}<') for word in ("pass", "near", "miss", "missing")] == [1, 1, 1, 2]
     assert table.count("<td") == 3 * 3 + 3 and table.count('<a href="#p0-a') == 2 and table.count('<a href="#p1-a') == 2 and "#p2" not in own
@@ -207,10 +209,10 @@ def test_what_the_page_says(html):
 
 def test_nothing_in_the_page_is_taken_for_html(html):
     text = html.read_text(encoding="utf-8")
-    assert NASTY not in text and "<b>&" not in text and text.count("</script>") == 3 and text.count("&lt;b&gt;&amp;&quot;&#x27;$x&lt;/script&gt;&lt;!--") > 5
+    assert NASTY not in text and "<b>&" not in text and text.count("</script>") == 2 and text.count("&lt;b&gt;&amp;&quot;&#x27;$x&lt;/script&gt;&lt;!--") > 5
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert data["names"] == ["rorl", NASTY, "bc"] and data["curve"][0]["lines"][0]["mean"] == [52.5, 105.0]
-    assert not re.search(r'(src|href)="(?!#)', re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.S))  # no network
+    assert not re.search(r'(src|href)="(?!#)|https?://(?!www.w3.org/2000/svg)', text)  # no network
 
 
 def test_numbers_are_rounded_once(tmp_path):
@@ -222,7 +224,7 @@ def test_numbers_are_rounded_once(tmp_path):
     page.write(tmp_path / "out/p.html", "P", [], "How.", rows, groups, "last", seeds=4)
     text = (tmp_path / "out/p.html").read_text(encoding="utf-8")
     table = text.partition('<section id="results">')[2].partition("</section>")[0]
-    assert "2.2 ± 1.5</b> <small>(2 of 4)</small>" in table and "2.2</b> <small>(1 of 4)</small>" in table and "2.2 over 2" in table and "± 0.0" not in text
+    assert "2.2 ± 1.5</b> <small>(2 of 4)</small>" in table and "2.2</b> <small>(1 of 4)</small>" in table and "2.2 <small>mean of 2 datasets" in table and "± 0.0" not in text
     line, other = (panel["lines"][0] for panel in json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["curve"])
     assert line["mean"][-1] == 2.15180123 and line["std"][-1] == 1.5 and other["std"] == [None, None]
 
@@ -230,6 +232,26 @@ def test_numbers_are_rounded_once(tmp_path):
 def test_the_same_runs_give_the_same_bytes(html, tmp_path):
     page.write(tmp_path / "again.html", f"Two {NASTY}", [f"NOTE {NASTY}"], "The last evaluation.", *example(tmp_path), "last")
     assert (tmp_path / "again.html").read_bytes() == html.read_bytes() and not list(html.parent.glob("*.tmp"))
+
+
+def test_a_page_is_small_and_says_n_and_the_interval(html):
+    text = html.read_text(encoding="utf-8")
+    assert len(text.encode()) < 300_000 and "plotly" not in text.lower()
+    captions = re.findall(r'<p class="caption">(.*?)</p>', text)
+    assert captions[:2] == ["Mean over seeds, n = 2 seeds. Band: ± one population standard deviation.",
+                            "Mean over seeds, n = 1 to 2 seeds. Band: ± one population standard deviation, none where n = 1."]
+    assert captions[2].startswith("n = 2 runs of each algorithm, 2 seeds on 1 dataset. Band: 95% bootstrap interval") and "No interval is drawn. n = 2 seeds." in captions[3]
+    assert len(captions) == text.count('class="plot"') == 4
+    assert text.count('<p class="hint" hidden>') == text.count('<div class="wide"') == 4  # every table
+    assert tables.page.mean_of(1) == "mean of 1 dataset"
+
+
+def test_a_grid_with_everything_is_small(tmp_path):
+    """18 datasets, 6 algorithms, 4 seeds, 10 evaluations: less than 300 kB."""
+    groups = [Group(f"d{d}", f"a{a}", {seed: write_run(tmp_path / f"{d}-{a}-{seed}", f"a{a}", env=f"d{d}", evaluations={seed: {100 * k: d + k / 3 for k in range(1, 11)}})
+                                       for seed in range(4)}) for d in range(18) for a in range(6)]
+    page.write(tmp_path / "p.html", "P", [], "How.", [row(group.dataset, group.algorithm, (1 / 3, 2.0)) for group in groups], groups, "last")
+    assert len((tmp_path / "p.html").read_bytes()) < 300_000
 
 
 def test_a_page_without_a_finished_run(tmp_path):
@@ -246,13 +268,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 PROBE = """<script>
 addEventListener("load", () => setTimeout(() => {
   const sorted = () => [...document.querySelectorAll("#results tbody tr")].map(row => row.cells[0].textContent);
-  const header = document.querySelectorAll("#results th button")[1], told = {lines: document.querySelectorAll("path.js-line").length};
+  const header = document.querySelectorAll("#results th button")[1], told = {lines: document.querySelectorAll(".line, .band").length};
   const box = element => { const r = element.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom].map(Math.round); };
   told.table = box(document.querySelector("#results table")); told.plot = box(document.querySelector(".plot svg"));
   told.orders = [sorted()]; for (let i = 0; i < 3; i++) { header.click(); told.orders.push(sorted()); if (!i) told.aria = header.parentElement.ariaSort; }
   told.last = document.querySelector("#results table").rows[4].cells[0].textContent;
   const shown = () => [...document.querySelectorAll(".panel")].map(panel => panel.querySelectorAll(".chip[aria-pressed=true]").length);
-  const drawn = () => document.querySelectorAll(".panel:first-child path.js-line").length;
+  const drawn = () => document.querySelectorAll(".panel:first-child :is(.line, .band)").length;
   told.before = [shown(), drawn()];
   document.querySelector("#results td a").click();
   setTimeout(() => {
@@ -275,6 +297,31 @@ def chromium(path, folder, *flags):
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert "CONSOLE" not in (log := done.stderr.decode(errors="replace")), log  # no error, nothing asked of a network
     return done.stdout.decode()
+
+
+NARROW = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const page = document.querySelector("iframe").contentDocument, all = (selector, f) => [...page.querySelectorAll(selector)].map(f);
+  const plot = page.querySelector(".plot"), mark = plot.querySelector(".marker").getBoundingClientRect();
+  plot.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: mark.left + mark.width / 2, clientY: mark.top + mark.height / 2}));
+  const told = {width: page.scrollingElement.scrollWidth, hints: all(".hint", hint => hint.hidden), tip: all(".tip div", line => line.textContent),
+    over: all(".plot svg text", text => text.getBoundingClientRect().right).filter(right => right > 390).length, names: all("#curves .panel:first-child .name-of-line", name => name.firstChild.data)};
+  const table = page.querySelector("#results .wide"), more = () => table.classList.contains("more");
+  told.more = [more()]; table.scrollLeft = 9999; table.dispatchEvent(new Event("scroll")); told.more.push(more());
+  document.body.append(Object.assign(document.createElement("pre"), {id: "told", textContent: JSON.stringify(told)}));
+}, 2000));
+</script></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+def test_chromium_on_a_telephone(html, tmp_path):
+    """390 px: nothing hangs over, a wide table says that it goes on, and a touch tells a point's numbers."""
+    inner = html.read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
+    (tmp_path / "narrow.html").write_text(f'<body><iframe style="width: 390px; height: 3000px; border: 0" srcdoc="{inner}"></iframe>{NARROW}', encoding="utf-8")
+    told = json.loads(re.search(r'<pre id="told">(.*?)</pre>', chromium(tmp_path / "narrow.html", tmp_path / "a", "--dump-dom"), re.S)[1])
+    assert told["width"] == 390 and told["over"] == 0 and told["more"] == [True, False] and told["hints"][0] is False
+    assert told["tip"][0] == "rorl" and told["tip"][1].startswith("update 100") and told["tip"][2] == "mean 52.5 ± 1.0, n = 2"
+    assert "rorl" in told["names"]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")

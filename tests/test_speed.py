@@ -284,7 +284,8 @@ def test_real_peers(tmp_path, capsys):
 KERNELS = {"bc": 26, "one_step": 46, "one_step --stages 0 1 0": 35.5, "td3_bc": 76.5, "awac": 130, "iql": 122, "sql_eql": 133, "xql": 139,
            "sac_n --config sac-10": 159, "edac": 216, "pbrl": 192, "rorl": 345, "cql": 249, "atac": 193,
            "atac --warm-start 0": 177, "mopo": 142, "combo": 216, "mobile": 192, "rambo": 150,
-           "rambo --rollout-every 2 --rollout-length 2": 260.25, "morel": 2659}  # of an update without logs
+           "rambo --rollout-every 2 --rollout-length 2": 260.25, "morel": 2659, "armor": 194,
+           "armor --warm-start 0": 406}  # of an update without logs
 
 
 def test_kernels_are_counted():

@@ -24,8 +24,8 @@ SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
 BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 240, "sql_eql": 275, "xql": 293,
            "awac": 225, "one_step": 220, "cql": 381, "atac": 290, "mopo": 316, "combo": 352, "rambo": 473,
-           "mobile": 336, "morel": 442}  # lines a file may have
-APART = ("dynamics", "pretraining", "terminations", "loading", "film")  # files of common/ beyond its budget, which was set without them
+           "mobile": 336, "morel": 442, "armor": 500}  # lines a file may have
+APART = ("dynamics", "pretraining", "terminations", "loading", "reference", "holdout", "overview", "film")  # files of common/ beyond its budget, which was set without them
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
 
@@ -91,7 +91,7 @@ def test_budgets():
     for path in ALGORITHMS:
         assert len(path.read_text().splitlines()) <= BUDGETS[path.stem], path.name
     lines = {path.name: len(path.read_text().splitlines()) for path in COMMON if path.stem not in APART}
-    assert sum(lines.values()) - lines["physics.py"] <= 2055 and max(lines.values()) <= 350, lines  # a simulator has the lines that it needs
+    assert sum(lines.values()) - lines["physics.py"] <= 2100 and max(lines.values()) <= 380, lines  # a simulator has the lines that it needs
     for path in ALGORITHMS + COMMON + SCRIPTS + ENGINE:
         assert max(map(len, path.read_text().splitlines())) <= WIDTH[path.parent.name], path.name
         for node in ast.walk(ast.parse(path.read_text())):
@@ -161,7 +161,7 @@ def test_the_distance_to_the_parent_is_told(path):
     told = re.search(r"Read before: (?:nothing|(\w+\.py) \((\d+) lines of code differ\))", path.read_text())
     if told[1]:
         added = [line for line in difflib.ndiff(code_lines(path.parent / told[1]), code_lines(path)) if line.startswith("+ ")]
-        most = {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 150, "rambo": 215, "morel": 275}
+        most = {"edac": 40, "sql_eql": 70, "xql": 70, "cql": 210, "atac": 145, "mopo": 150, "rambo": 215, "morel": 275, "armor": 275}
         assert int(told[2]) == len(added) <= most.get(path.stem, 120)
 
 

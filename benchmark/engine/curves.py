@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -43,8 +44,10 @@ class Group:
     dataset: str
     algorithm: str  # the column's name
     runs: dict[int, Run]  # {seed: run}, finished or not
+    short: str = ""  # the name at a line of a figure; default: the column's
 
     def __post_init__(self):
+        self.short = self.short or self.algorithm
         self.folders = {run.folder: run for run in self.runs.values()}  # seeds side by side share one
         self.curve = curve(self)
         self.standin = any(run.standin for run in self.runs.values())
@@ -74,20 +77,13 @@ class Group:
         return "{:,} of {:,} updates".format(*min(done)) if done else ""
 
 
-def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
+def evaluations(run: Run, score: str = "score") -> dict[int, dict[int, tuple[float | None, float]]]:
     """{seed: {step: (normalised score, return)}} of a run's eval.csv; rows that a kill has torn are passed over, and
-    so, with a line, are whole ones that no run writes, or a file that cannot be read."""
+    so, with a line, are whole ones that no run writes, or a file that cannot be read. `score`: the score's column."""
     path, found, bad = run.folder / "eval.csv", {}, 0
-    try:
-        header, *rows = csv.reader(text_of(path, errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, csv.Error) as error:
-        pass_over(InputError(f"{path}: cannot be read ({error})"))
-        return {}
-    for row in (dict(zip(header, row)) for row in rows if len(row) == len(header)):
+    for row in _table(path):
         try:
-            value = float(row["score"]) if row["score"] else None, float(row["return_mean"])
+            value = float(row[score]) if row[score] else None, float(row["return_mean"])
             seed, step = int(row["seed"]), int(row["step"])
             sound = seed in run.seeds and 0 < step < 2**53 and all(x is None or math.isfinite(x) for x in value)
         except (KeyError, ValueError):
@@ -98,6 +94,42 @@ def evaluations(run: Run) -> dict[int, dict[int, tuple[float | None, float]]]:
     if bad:
         pass_over(InputError(f"{path}: {bad} rows that are none of this run's"))
     return found
+
+
+def logged(group: Group) -> dict[int, tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """{seed: (steps (T,), {column: values (T,)})} of log.csv, nan where a column has no number; seeds without a row are
+    left out. Torn rows are passed over, and a file that cannot be read is, with a line."""
+    rows = {}
+    for run in group.folders.values():
+        for row in _table(run.folder / "log.csv"):
+            try:
+                step, seed = int(row.pop("step")), int(row.pop("seed"))
+                values = {name: float(value or "nan") for name, value in row.items()}
+            except (KeyError, ValueError):
+                continue
+            if 0 < step < 2**53 and group.runs.get(seed) is run:
+                rows.setdefault(seed, {})[step] = values
+    tables = {seed: dict(sorted(of.items())) for seed, of in sorted(rows.items())}
+    return {seed: (np.array(list(of)), {name: np.array([row.get(name, np.nan) for row in of.values()])
+                                        for name in next(iter(of.values()))}) for seed, of in tables.items()}
+
+
+def logs(groups: list[Group], every: bool) -> dict[str, dict]:
+    """{title: logged(group)} of all groups, or of those that were never evaluated."""
+    found = {f"{group.algorithm}, {group.dataset}": logged(group) for group in groups if every or not group.curve}
+    return {title: table for title, table in found.items() if table}
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """Rows of a run's CSV file as far as they are whole; none without the file, or, with a line, if it is broken."""
+    try:
+        header, *rows = csv.reader(text_of(path, errors="replace").replace("\0", "?").splitlines() or ["step,seed"])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        pass_over(InputError(f"{path}: cannot be read ({error})"))
+        return []
+    return [dict(zip(header, row)) for row in rows if len(row) == len(header)]
 
 
 def curve(group: Group) -> Curve | None:

@@ -56,6 +56,7 @@ class Table:
     own: dict[str, Own] = field(default_factory=dict)  # rows that are files, no D4RL datasets
     also: dict[str, tuple[str, str]] = field(default_factory=dict)  # {name: (column, further score)} (curves.py)
     best: dict[str, tuple[str, ...]] = field(default_factory=dict)  # {name: columns}: also the best of these in a row
+    alike: tuple[str, ...] = ()  # arguments that do not change how long an update takes, for a plan
 
 
 @dataclass
@@ -292,8 +293,10 @@ class Grid:
     def seconds(self, job: Job, models: set | None = None) -> float | None:
         """From the updates per second of the newest run with the same values on the same robot, and from the seconds of
         its model; None without one. `models`: those that are counted already, which jobs of one algorithm share."""
+        free = {"env", "eval_env", "updates", "eval_every", *self.table.alike}
+
         def of(run):
-            return {name: run[name] for name in run if name not in ("env", "eval_env", "updates", "eval_every")}
+            return {name: run[name] for name in run if name not in free}
 
         robot, mine = job.cell.task.split("-")[0], json.loads(job.cell.settings)
         alike = [run for run in self.runs if run.algorithm == job.cell.algorithm and run.speed
@@ -312,7 +315,7 @@ class Grid:
 
 def _without(words: str, updates) -> list[str]:
     """A column's flags, without its --updates where the command line has one."""
-    words = words.split()
+    words = shlex.split(words)
     if updates and "--updates" in words:
         i = words.index("--updates")
         words = words[:i] + words[i + 2:]

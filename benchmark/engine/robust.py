@@ -92,9 +92,12 @@ def profiles(scores: dict[str, np.ndarray], taus: np.ndarray) -> dict[str, np.nd
 
 
 def thresholds(scores: dict[str, np.ndarray]) -> np.ndarray:
-    """(121,), the taus of a profile: 0 to 100, or further where scores go."""
-    every = np.concatenate([x.ravel() for x in scores.values()])
-    return np.linspace(min(0.0, np.floor(every.min())), max(GAMMA, np.ceil(every.max())), 121)
+    """(T,), the taus of a profile: a little beyond the scores, and every score, where it has a step; of more than 240
+    scores, as many places at equal distances."""
+    every = np.unique(np.concatenate([x.ravel() for x in scores.values()]))
+    margin = max(0.04 * np.ptp(every), 0.5)
+    low, high = every[0] - margin, every[-1] + margin
+    return np.linspace(low, high, 240) if len(every) > 240 else np.concatenate([[low], every, [high]])
 
 
 def above(scores: np.ndarray, taus: np.ndarray) -> np.ndarray:

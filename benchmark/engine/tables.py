@@ -130,7 +130,7 @@ def markdown(grid, rows: list[dict]) -> str:
     def mean(name):
         column = [row for row in rows if row["algorithm"] == name and (row["data"] != "quoted" or name in quoted)]
         values = [[float(row[key]) for row in column if row[key]] for key in ("mean", "published_mean")]
-        ours, theirs = (f"{np.mean(v):.1f} over {len(v)}" if v else "-" for v in values)
+        ours, theirs = (f"{np.mean(v):.1f} ({page.mean_of(len(v))})" if v else "-" for v in values)
         return theirs if name in quoted else ours if alone else f"{ours} / {theirs}"
 
     lines = [["dataset", *(name + " (quoted)" * (name in quoted) for name in names)], ["---"] * (len(names) + 1)]
