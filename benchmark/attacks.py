@@ -47,9 +47,10 @@ from benchmark.engine.files import whole
 from benchmark.engine.runs import Run, label, load_agent, named, read_run
 from common import InputError, friendly
 from common.args import cli, usable_device, within
-from common.evaluation import action_bounds, normalized_score
+from common.evaluation import normalized_score, reference_returns
 from common.files import check_folder
-from common.physics import make_env
+from common.loading import own_scripts
+from common.physics import action_bounds, make_env
 
 RADII = (0.0, 0.01, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 ZERO_ORDER, STARTS, STEPS = 50, 20, 10  # (5), (6)
@@ -66,6 +67,7 @@ class Args:
     episodes: Annotated[int, within("[1, 1e4]")] = 10  # episodes per agent, attack and radius, side by side
     device: str = "auto"  # where candidates are scored: auto, cpu, cuda; the agent acts on the CPU, as in evaluations
     seed: Annotated[int, within("[0, 1e18]")] = 0  # of the attacker's noise
+    env: str = ""  # the runs' task typed again, where it is a module:Id-v0, because a module is code
     script: tuple[Path, ...] = ()  # your own algorithms' files, for runs that they trained: my_idea.py
     out: Path = Path("results/attacks")  # folder for the table and the figure
     name: str = ""  # of the table and the figure; default: after the runs and flags
@@ -155,7 +157,7 @@ def attacked_returns(agent, critics, world: tuple, sigma: Tensor, eps: list[floa
     `world` is what `make_env` takes. Episode i starts from reset(seed + 100 + i), and the agent acts on rows of E
     observations on one CPU thread, both as in common/evaluation.py: at eps 0 it is the same arithmetic.
     """
-    envs = [[make_env(*world) for _ in range(episodes)] for _ in eps]
+    envs = [[make_env(*world, typed=True) for _ in range(episodes)] for _ in eps]
     obs = np.array([[env.reset(seed=seed + 100 + i)[0] for i, env in enumerate(row)] for row in envs], np.float32)
     radii = torch.tensor(eps)[:, None].expand(-1, episodes)  # (G, E)
     returns, lengths, running = np.zeros(radii.shape), np.zeros(radii.shape), np.ones(radii.shape, bool)
@@ -194,19 +196,6 @@ def variants(args: Args) -> list[tuple[str, str, str]]:
     return found
 
 
-def own_scripts(files: tuple[Path, ...], runs: list[Run]) -> dict[str, Path]:
-    """{algorithm: file} of --script. InputError: no such file, two of one name, or no run of it."""
-    scripts = {path.stem: path for path in files}
-    for path in files:
-        if path.suffix != ".py" or not path.is_file():
-            raise InputError(f"--script {path}: there is no such file, or it does not end in .py")
-        if scripts[path.stem] != path:
-            raise InputError(f"--script {path} {scripts[path.stem]}: two files of one name, which trained what?")
-        if path.stem not in {run.algorithm for run in runs}:
-            raise InputError(f"--script {path}: none of these runs is of {path.stem}")
-    return scripts
-
-
 class Target:
     """A run's agents and what attacks them, checked before anything is computed. InputError: what is in the way."""
 
@@ -219,7 +208,8 @@ class Target:
         self.world = self.task, self.physics, bounds, limit
         if self.physics != its:
             print(f"{run.folder}: is evaluated under the physics {its}, and attacked under today's, {self.physics}")
-        self.env = make_env(*self.world)
+        self.env = make_env(*self.world, typed=self.task == args.env)
+        self.scale = reference_returns(run.folder, run.config)
         if critic and robot(critic.config["task"]) != robot(self.task):
             raise InputError(f"--critic {critic.folder}: is of {critic.config['task']}, another robot than {self.task}")
         if run.checkpoint["step"] < run.config["args"]["updates"]:
@@ -268,7 +258,7 @@ def attack_run(target: Target, args: Args) -> list[dict]:
                     agent, critics, target.world, agent.data.obs_std, missing, variant, args.episodes,
                     seed, args.seed, args.device, show=f"{run.folder.name} {' '.join(variant)}")
                 for eps, returns, lengths in zip(missing, *results):
-                    known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target.task, returns, lengths)
+                    known[keys[eps]] = dict(zip(FACTS, keys[eps])) | summary(target, returns, lengths)
                 try:
                     write_rows(path, known.values(), hint="")
                 except InputError as error:
@@ -277,8 +267,8 @@ def attack_run(target: Target, args: Args) -> list[dict]:
     return rows
 
 
-def summary(task: str, returns: np.ndarray, lengths: np.ndarray) -> dict[str, str]:
-    score = normalized_score(task, returns.mean())
+def summary(target: Target, returns: np.ndarray, lengths: np.ndarray) -> dict[str, str]:
+    score = normalized_score(target.task, returns.mean(), target.scale)
     return {"return_mean": repr(float(returns.mean())), "return_std": repr(float(returns.std())),
             "score": "" if score is None else repr(float(score)), "length_mean": repr(float(lengths.mean())),
             "returns": " ".join(f"{r:.6g}" for r in returns)}
@@ -310,7 +300,7 @@ def attack_all(agents: dict[str, list[tuple[Run, list[int]]]], args: Args, name:
     args.device = usable_device(args.device)
     critic = read_run(args.critic) if args.critic else None
     all_runs = [run for runs in agents.values() for run, _ in runs]
-    scripts = own_scripts(args.script, all_runs + [critic] * bool(critic))
+    scripts = own_scripts(args.script, {run.algorithm for run in all_runs + [critic] * bool(critic)})
     targets = {agent: [Target(run, seeds, critics.get(run.config["task"], critic), args, scripts)
                        for run, seeds in runs]
                for agent, runs in agents.items()}

@@ -16,7 +16,7 @@ import tyro
 
 from common import InputError
 from common.files import check_folder, text_of
-from common.physics import version, with_version
+from common.physics import gymnasium_id, make_env, version, with_version
 from common.sources import D4RL, own_file
 
 FREE = {"resume", "track", "eval_workers", "save_seconds"}  # flags that change no number: a resumed run may change them
@@ -40,6 +40,7 @@ Size = Annotated[int, within("[1, 1e6]")]  # of what takes memory: batches, laye
 Count = Annotated[int, within("[1, 1e12]")]  # of updates
 Seeds = Annotated[tuple[int, ...], within("[0, 1e18]")]
 Numbers = Annotated[tuple[float, ...], within("(-inf, inf)")]
+Number = Annotated[float | None, within("(-inf, inf)")]
 Fraction = Annotated[float, within("[0, 1]")]
 Positive = Annotated[float, within("(0, inf)")]
 NonNegative = Annotated[float, within("[0, inf)")]
@@ -58,12 +59,14 @@ class RunArgs:
     holdout: Annotated[float, within("[0, 1)")] = 0.0  # share of the episodes to set aside, whose errors are logged
     standin: bool = True  # allow a stand-in where a D4RL dataset cannot be had
     standin_rows: Annotated[int, within("[1, 1e8]")] = 1_000_000  # transitions of a stand-in
-    eval_env: str = "auto"  # task to evaluate on: D4RL name, Minari id, none, or auto (the dataset's own)
+    eval_env: str = "auto"  # task: D4RL name, Minari id, Gymnasium id (Pendulum-v1, module:Id-v0), none, or the data's
     physics: Literal["d4rl", "stock"] = "d4rl"  # as the data were recorded, or Gymnasium as it is
     eval_every: Count = 5_000  # updates between evaluations
     eval_episodes: Annotated[int, within("[1, 1e4]")] = 10  # episodes of an evaluation
     eval_workers: Annotated[int, within("[0, 256]")] = 1  # processes that evaluate while training goes on; 0: inline
     max_episode_steps: Annotated[int | None, within("[1, 1e6]")] = None  # of an evaluation's episode; default: its own
+    score_min: Number = None  # return that is a normalised score of 0, for a task without reference scores
+    score_max: Number = None  # and of 100
     log_every: Count = 1_000  # updates between rows of log.csv
     save_seconds: NonNegative = 120.0  # seconds between checkpoints
     runs: Path = Path("runs")  # folder of run folders
@@ -113,12 +116,16 @@ def parse(Args, paper: dict, argv: list[str] | None = None, here: bool = True, *
     `paper` and `configs` are {dataset: {flag: value}}; a dataset without an entry gets Args' own defaults; an own file
     has the entry of its `--eval-env`. With `--resume` the flags are the run's own, `--updates` may be another where no
     schedule depends on it. `here`: is the run to be on this machine? Then its device must be there. InputError: unknown
-    config, a flag out of range, missing device, a run that does not fit.
+    config, a flag out of range, missing device, a run that does not fit, or whose task is a module's that is not typed
+    again: a module is code, and a run folder is data.
     """
     argv = sys.argv[1:] if argv is None else argv
     first = cli(Args, [word for word in argv if word not in ("-h", "--help")])
     if first.resume is not None:
         saved = _saved_args(Args, first.resume)
+        if ":" in saved.eval_env and saved.eval_env != first.eval_env:
+            raise InputError(f"--resume {first.resume}: plays {saved.eval_env}, whose module is code, and is imported "
+                             f"only where you name it; add --eval-env {saved.eval_env}")
         args = cli(Args, argv, default=replace(saved, resume=first.resume))
         free = FREE | {"updates"}
         if new := [flag for flag in vars(saved) if flag not in free and getattr(args, flag) != getattr(saved, flag)]:
@@ -165,8 +172,18 @@ def _checked(args, here):
     args.device = usable_device(args.device, here)
     if not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise InputError(f"--seeds {' '.join(map(str, args.seeds))}: give one or more seeds, each once")
-    if args.eval_env not in ("auto", "none") and "/" not in args.eval_env and args.eval_env not in D4RL:
-        raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, none or auto")
+    if args.eval_env not in ("auto", "none", *D4RL):
+        if gymnasium_id(args.eval_env):
+            here and make_env(args.eval_env, typed=True).close()
+        elif "/" not in args.eval_env:
+            raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, a "
+                             "Gymnasium id, none or auto")
+    if (args.score_min is None) != (args.score_max is None) or args.score_min is not None and not (
+            args.score_min < args.score_max):
+        raise InputError(f"--score-min {args.score_min} --score-max {args.score_max}: give both, the least one first, "
+                         "or none for plain returns")
+    if args.score_min is not None and (task := args.env if args.eval_env == "auto" else args.eval_env) in D4RL:
+        raise InputError(f"{task}: has D4RL's reference scores; leave --score-min and --score-max out")
     if args.env in D4RL and args.action_low + args.action_high:
         raise InputError(f"{args.env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
     if args.init_from and not args.resume:

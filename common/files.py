@@ -5,6 +5,7 @@ that loading needs no second copy of them.
 """
 
 import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -19,6 +20,8 @@ from common import InputError
 REQUIRED, OPTIONAL = ("observations", "actions", "rewards", "terminals"), ("next_observations", "timeouts")
 BOUNDS = ("action_low", "action_high")  # of an own file: a number, or one for each dimension
 PIECE = 2**20  # numbers that are read and checked at a time
+with open(Path(__file__).parent / "d4rl.csv") as table:
+    D4RL = {row["dataset"]: row for row in csv.DictReader(table)}  # D4RL's facts about its datasets, as strings
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63  # bytes
 
 

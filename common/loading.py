@@ -1,12 +1,26 @@
 """Trained policies, to act with: `load` takes a run folder of any algorithm, and needs no dataset.
 
     from common import load
-    policy = load("runs/td3_bc-hopper-medium-v2-20261121-091549-151")
+    policy = load("runs/td3_bc-hopper-medium-v2-20261121-091549-151", seed=0)
     action = policy.act(obs)
+
+`obs` is an array or a tensor (..., S), one observation or many; actions are those that the environment takes. Programs
+without this project can have the same policy as TorchScript,
+
+    torch.jit.trace(policy, policy.example).save("policy.pt")
+    traced = torch.jit.load("policy.pt")
+    action = traced(torch.as_tensor(obs))
+
+or in ONNX's format (pip install onnx onnxscript onnxruntime); both take observations (B, S) of float32:
+
+    torch.onnx.export(policy, (policy.example,), "policy.onnx", dynamic_shapes=({0: "B"},), external_data=False)
+    session = onnxruntime.InferenceSession("policy.onnx")
+    (action,) = session.run(None, {"obs": obs})
 
 A run folder is data, whoever made it: only files of this project are loaded for it, or one that is named by hand.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import os
@@ -15,6 +29,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +37,8 @@ from common import InputError
 from common.args import read_config
 from common.checkpoint import check_fit, read_checkpoint, snapshot
 from common.data import Dataset
-from common.evaluation import action_bounds
 from common.files import sha256
-from common.physics import make_env
+from common.physics import Bounds, action_bounds, make_env
 
 ALGORITHMS = Path(__file__).resolve().parents[1] / "algorithms"
 
@@ -45,7 +59,13 @@ class Policy(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Observations (B, S) -> actions (B, A); what TorchScript and ONNX take."""
-        return self.low + (self.actor.act(obs).clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2  # exactly 0 and 1, mostly
+        return middle + half * self.actor.act(obs).clamp(-1, 1)
+
+    @property
+    def example(self) -> Tensor:
+        """Two observations (2, S), all zero: what an export is traced with."""
+        return self.low.new_zeros(2, len(self.config["obs_std"]))
 
     def __reduce__(self):
         return _again, (*self.origin, self.seed, str(self.low.device), self.state_dict())
@@ -64,31 +84,45 @@ def load(folder, seed: int | None = None, script=None, device: str = "cpu") -> P
     `seed`: whose, by default the run's first; `script`: the user's own algorithm file that trained it, if one did.
     InputError: no run, no checkpoint, no such seed, a file that is not the project's, networks of another version.
     """
-    folder = Path(folder)
-    config, script = read_config(folder), script and Path(script)
-    if not os.path.lexists(folder / "checkpoint.pt"):
-        raise InputError(f"{folder}: has no checkpoint yet; let it train (--resume {folder})")
-    saved = read_checkpoint(folder / "checkpoint.pt", mmap=True)
-    try:
-        check_fit(saved, config)
-        bounds = action_bounds(config["data"])
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{folder}: {error}; its checkpoint is of another run, or changed") from None
+    folder, script = Path(folder), script and Path(script)
+    config, saved = read_trained(folder)
     seed, scripts = config["args"]["seeds"][0] if seed is None else seed, {script.stem: script} if script else {}
     size = action_size(folder, config)
     agent = load_agent(folder, config, saved["agents"], seed, size, device, scripts)
-    try:
-        low, high = (torch.tensor(b, dtype=torch.float32).expand(size) for b in bounds or (-1.0, 1.0))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: its config.json has no bounds of actions ({error})") from None
+    low, high = (torch.tensor(bound, device=device) for bound in bounds_of(folder, config))
     origin = Path(os.path.abspath(folder)), script and Path(os.path.abspath(script))
-    return Policy(agent.actor.eval(), low.clone().to(device), high.clone().to(device), config, seed, origin).to(device)
+    return Policy(agent.actor.eval(), low, high, config, seed, origin).to(device)
 
 
 def _again(folder: Path, script: Path | None, seed: int, device: str, weights: dict) -> Policy:
     policy = load(folder, seed, script, device)
     policy.load_state_dict(weights)
     return policy
+
+
+def read_trained(folder: Path) -> tuple[dict, dict]:
+    """config.json and checkpoint.pt of a run. InputError: no run, no checkpoint, or two that are not of one run."""
+    config = read_config(folder)
+    if not os.path.lexists(folder / "checkpoint.pt"):
+        raise InputError(f"{folder}: has no checkpoint yet; let it train (--resume {folder})")
+    saved = read_checkpoint(folder / "checkpoint.pt", mmap=True)
+    try:
+        check_fit(saved, config)
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{folder}: {error}; its checkpoint is of another run, or changed") from None
+    return config, saved
+
+
+def bounds_of(folder: Path, config: dict) -> Bounds:
+    """Of the environment's actions, which -1 and 1 stand for, as a run's config.json has them."""
+    size = action_size(folder, config)
+    try:
+        low, high = np.broadcast_to(np.array(action_bounds(config["data"]) or [[-1.0], [1.0]], float), (2, size))
+        if not np.isfinite([low, high]).all() or (low >= high).any():
+            raise ValueError("no numbers in order")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder}: its config.json has no bounds of actions ({error})") from None
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def action_size(folder: Path, config: dict) -> int:
@@ -134,6 +168,19 @@ def file_of(folder: Path, config: dict, scripts: dict[str, Path] = {}) -> Path:
         raise InputError(f"{folder}: was trained by another {algorithm}.py than the one in algorithms/; name the one "
                          "to load with --script")
     return own[algorithm]
+
+
+def own_scripts(files: tuple[Path, ...], algorithms: set[str]) -> dict[str, Path]:
+    """{algorithm: file} of --script. InputError: no such file, two of one name, or no run of it."""
+    scripts = {path.stem: path for path in files}
+    for path in files:
+        if path.suffix != ".py" or not path.is_file():
+            raise InputError(f"--script {path}: there is no such file, or it does not end in .py")
+        if scripts[path.stem] != path:
+            raise InputError(f"--script {path} {scripts[path.stem]}: two files of one name, which trained what?")
+        if path.stem not in algorithms:
+            raise InputError(f"--script {path}: none of these runs is of {path.stem}")
+    return scripts
 
 
 def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action_size: int, device: str = "cpu",
@@ -227,7 +274,7 @@ def load_script(path: Path):
     """An algorithm's file as a module, wherever it lies. InputError: it is not there, or cannot be loaded."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    name = f"{path.stem}_{abs(hash(path.resolve())):x}"  # no other module's, whatever the file is called
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"  # no other module's
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their module
     try:

@@ -10,6 +10,7 @@ of an entry of (qpos, qvel) is 1.2e-14 on Hopper, 7.1e-14 on Walker2d, 1.3e-10 (
 """
 
 import contextlib
+import difflib
 import importlib
 import os
 import re
@@ -20,27 +21,36 @@ from multiprocessing import parent_process
 import numpy as np
 
 from common import InputError, held_back
-from common.files import minari_facts
+from common.files import D4RL, minari_facts
 
 ROBOTS = {  # name -> (Gymnasium id, keyword arguments that undo v5's changes)
     "hopper": ("Hopper-v5", {}), "halfcheetah": ("HalfCheetah-v5", {}),
     "walker2d": ("Walker2d-v5", {"xml_file": "walker2d.xml"}),
     "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0})}
 VERSIONS = {"halfcheetah": 2, "ant": 2}  # of what `d4rl` simulates; other robots, and runs from before this, have 1
+FITS = {  # (S, A) -> tasks that can be simulated here with observations and actions of these sizes
+    (11, 3): "hopper-medium-v2", (17, 6): "halfcheetah-medium-v2 walker2d-medium-v2", (111, 8): "ant-medium-v2",
+    (105, 8): "Ant-v5", (348, 17): "Humanoid-v5 HumanoidStandup-v5", (9, 1): "InvertedDoublePendulum-v5",
+    (4, 1): "InvertedPendulum-v5", (2, 1): "MountainCarContinuous-v0", (3, 1): "Pendulum-v1", (23, 7): "Pusher-v5",
+    (10, 2): "Reacher-v5", (8, 2): "Swimmer-v5"}
 LIMIT = 1000  # steps of an episode where an environment sets none: an evaluation has to end
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # (low, high), A numbers each
 
 
-def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max_episode_steps: int | None = None):
-    """A Gymnasium environment for a D4RL name (hopper, halfcheetah, walker2d, ant) or a Minari id.
+def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max_episode_steps: int | None = None, *,
+             typed: bool = False, render: bool = False):
+    """A Gymnasium environment for a D4RL name (hopper, halfcheetah, walker2d, ant), a Minari id or a Gymnasium id.
 
     `physics`: `d4rl` (`patch`, terminal-reward fix, float32 observations, clipped actions), or `stock`, Gymnasium's v5;
-    a Minari id gets the environment stored with it. `bounds`: actions are taken in [-1, 1], the environment gets
-    low + (action + 1) / 2 * (high - low). `max_episode_steps`: in place of the environment's own limit; without either
-    it is LIMIT. InputError: no simulator installed, none here for this task, or another physics (`d4rl-2` is one where
-    that is today's `version`).
+    a Minari id gets the environment stored with it, a Gymnasium id its own. `bounds`: actions are taken in [-1, 1], the
+    environment gets low + (action + 1) / 2 * (high - low). `max_episode_steps`: in place of the environment's own
+    limit; without either it is LIMIT. `typed`: did the user name it? Only then is the module of a `module:Id-v0`
+    imported, for a run folder may be somebody else's, and a module is code. `render`: with frames to look at.
+    InputError: no simulator installed, none here for this task, spaces that are no flat Boxes, or another physics
+    (`d4rl-2` is one where that is today's `version`).
     """
-    env = _make(name, physics, {"max_episode_steps": max_episode_steps} if max_episode_steps else {})
+    options = {"max_episode_steps": max_episode_steps} if max_episode_steps else {}
+    env = _make(name, physics, options | ({"render_mode": "rgb_array"} if render else {}), typed)
     import gymnasium
     if not getattr(env.spec, "max_episode_steps", None):
         _say_limit(name)
@@ -48,11 +58,33 @@ def make_env(name: str, physics: str = "d4rl", bounds: Bounds | None = None, max
     return scaled(env, bounds) if bounds else env
 
 
+def action_bounds(source: dict) -> Bounds | None:
+    """Of the actions before loading scaled them to [-1, 1], from a dataset's source; None: they were so."""
+    low, high = source.get("action_low"), source.get("action_high")
+    return (tuple(low), tuple(high)) if low and high else None
+
+
+def gymnasium_id(task: str) -> bool:
+    """Is a task named by its Gymnasium id, `Pendulum-v1` or `module:Id-v0`? Else it has a D4RL name, or a Minari id."""
+    return ":" in task or not ("/" in task or task in D4RL or task.split("-")[0] in ROBOTS)
+
+
+def fitting(obs_size: int, action_size: int) -> str:
+    """What --eval-env may name for data of these sizes, for people."""
+    tasks = FITS.get((obs_size, action_size), "").split()
+    if tasks:
+        return f"its sizes fit --eval-env {' or '.join(tasks)}"
+    return "for example --eval-env hopper-medium-v2, or a Gymnasium task, Pendulum-v1 or my_module:MyTask-v0"
+
+
 def version(task: str | None, physics: str) -> str:
     """A run's physics as its config.json says it: `stored` with a Minari dataset, `stock`, or `d4rl-N`.
 
     N counts on when `d4rl` simulates a robot in another way than before. Scores of one robot compare where N is equal.
+    A Gymnasium id is `stock`, whatever `physics` is.
     """
+    if task and gymnasium_id(task):
+        return "stock"
     if "/" in (task or ""):
         return "stored"
     return physics if physics != "d4rl" else f"d4rl-{VERSIONS.get((task or '').split('-')[0], 1)}"
@@ -80,7 +112,7 @@ def _say_limit(name):
         print(f"{name}: its environment limits no episode; here they end after {LIMIT:,} steps (--max-episode-steps)")
 
 
-def _make(name, physics, options):
+def _make(name, physics, options, typed):
     without = "train without evaluation: --eval-env none"
     try:
         import gymnasium
@@ -88,6 +120,8 @@ def _make(name, physics, options):
             import mujoco
     except ImportError as error:
         raise InputError(f"{name}: {error}; pip install 'gymnasium[mujoco]', or {without}") from None
+    if gymnasium_id(name):
+        return _registered(name, options, typed)
     if "/" in name:
         if not re.fullmatch(r"[\w-]+(/[\w-]+)+", name):  # leads out of Minari's folder, to code
             raise InputError(f"{name}: is no Minari id, as D4RL/pen/human-v2 is; {without}")
@@ -113,6 +147,33 @@ def _make(name, physics, options):
     finally:
         mujoco.set_mju_user_warning(handler)
     return _d4rl_wrapper(env, robot)
+
+
+def _registered(name, options, typed):
+    """The environment of a Gymnasium id. InputError: none, or one that needs what is not here, in one line."""
+    import gymnasium
+    without = "choose another --eval-env, or train without evaluation: --eval-env none"
+    module, _, plain = name.rpartition(":")
+    try:
+        if module and not typed:
+            raise InputError(f"{name}: its module is code, and is imported only where you name it: add --env {name}")
+        if module:
+            importlib.import_module(module)
+        if plain not in gymnasium.registry:
+            near = " or ".join(difflib.get_close_matches(plain, gymnasium.registry, 2))
+            raise InputError(f"{name}: is no task of D4RL, and no registered Gymnasium environment"
+                             f"{f'; did you mean {near}?' if near else ''}; {without}")
+        with warnings.catch_warnings(action="ignore"):  # that an id has a successor
+            env = gymnasium.make(plain, disable_env_checker=True, **options)
+    except InputError:
+        raise
+    except Exception as error:  # an environment's own code
+        where = f"; is the folder of {module} in PYTHONPATH?" * bool(module and isinstance(error, ModuleNotFoundError))
+        raise InputError(f"{name}: cannot be made ({type(error).__name__}: {error}){where}; {without}") from None
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise InputError(f"{name}: its {what} are {str(space)[:80]}; only flat Box spaces can be used; {without}")
+    return env
 
 
 def _check_spec(facts):

@@ -146,7 +146,8 @@ class Run:
             self.evaluator.close()
 
     def command(self):
-        return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder)])
+        named = ["--eval-env", self.args.eval_env] if ":" in self.args.eval_env else []  # a module: typed again
+        return shlex.join(["python", os.path.relpath(self.script), "--resume", str(self.folder), *named])
 
     def due(self, step: int) -> bool:
         """Does `log` look at this update's numbers? At each `log_every`-th, the last, and the first, to check them."""
@@ -188,7 +189,7 @@ class Run:
             raise RunError(f"{error}. Training is saved at update {step:,}; continue with {self.command()}") from error
 
     def _score(self, step, seed, returns, lengths):
-        mean, score = returns.mean(), normalized_score(self.task, returns.mean())
+        mean, score = returns.mean(), self._normalised(returns.mean())
         value = float(mean if score is None else score)
         agent = self.agents[self.args.seeds.index(seed)]
         row = {"step": step, "seed": seed, "episodes": len(returns), "return_mean": mean,
@@ -203,6 +204,9 @@ class Run:
             print(f"update {step:>9,}   seed {seed}   return {shown}{self.mark}", flush=True)
         if self.bar is not None:
             self.bar.set_postfix_str(f"score {self.scores[seed][-1]:.1f}{self.mark}")
+
+    def _normalised(self, mean):
+        return normalized_score(self.task, mean, (self.args.score_min, self.args.score_max))
 
     def _append(self, name, row):
         header, line = self.headers.setdefault(name, list(row)), io.StringIO()
@@ -235,7 +239,7 @@ class Run:
             self.close()
             raise KeyboardInterrupt(f"evaluation is not finished; continue with {self.command()}")
         self._write_tables()
-        unit = "return (no reference scores)" if normalized_score(self.task, 0.0) is None else "normalised score"
+        unit = "return (no reference scores)" if self._normalised(0.0) is None else "normalised score"
         seeds = {seed: {"last": s[-1], "mean_of_last_10": float(np.mean(s[-10:])), "best": max(s)}
                  for seed, s in self.scores.items() if s}
         result = {"step": self.step, "unit": unit, "dataset_source": self.data.source["kind"], "seeds": seeds,

@@ -6,7 +6,6 @@ A name is looked up in this order, and a line says where it was found: (1) an ow
 """
 
 import contextlib
-import csv
 import difflib
 import errno
 import hashlib
@@ -24,13 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common import InputError, lock
-from common.files import (BOUNDS, REQUIRED, checked, digest, irregular, minari_facts, minari_folder, read, reading,
-                          scale, sha256, stored)
+from common.files import (BOUNDS, D4RL, REQUIRED, checked, digest, irregular, minari_facts, minari_folder, read,
+                          reading, scale, sha256, stored)
 
 MIRRORS = "http://rail.eecs.berkeley.edu/datasets/offline_rl https://huggingface.co/datasets/imone/D4RL/resolve/main"
 SUFFIXES = (".hdf5", ".h5", ".npz")  # of files of the user's own
-with open(Path(__file__).parent / "d4rl.csv") as table:
-    D4RL = {row["dataset"]: row for row in csv.DictReader(table)}  # D4RL's facts about its datasets, as strings
 
 
 def own_file(env: str) -> Path | None:

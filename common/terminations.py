@@ -79,7 +79,8 @@ def termination(name: str, env: str, eval_env: str, obs_size: int) -> Callable[[
     robot = robot_of(env, eval_env) if name == "auto" else name
     rule = "never" if robot in NEVER else robot
     if rule not in RULES:
-        whose = "own data; name its task by --eval-env" if own_file(env) else robot
+        named = robot if eval_env in ("auto", "none") else eval_env
+        whose = named if not own_file(env) or eval_env != "auto" else "own data; name its task by --eval-env"
         raise InputError(f"--termination {name}: there is no rule for {whose}; choose from {', '.join(RULES)}, or "
                          "write one in a copy of the file")
     if obs_size != SIZES.get(rule, obs_size):

@@ -102,6 +102,19 @@ def twin(agent):
     return other
 
 
+def train(folder, algorithm, *words):
+    """The run folder of a small run in this process, on data with hopper's shapes in `folder`, played by hopper; `words`: more flags."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "hopper.npz").exists():
+        write_npz(folder / "hopper.npz")
+    module, before = import_module(f"algorithms.{algorithm}"), set(folder.glob("runs/*"))
+    small = ["--env", folder / "hopper.npz", "--eval-env", "hopper-medium-v2", "--updates", 40, "--eval-every", 40, "--eval-episodes", 3,
+             "--eval-workers", 0, "--runs", folder / "runs", "--device", "cpu", *FLAGS[algorithm]]
+    module.main(parse(module.Args, {}, list(map(str, [*small, *words]))))
+    (run,) = set(folder.glob("runs/*")) - before
+    return run
+
+
 ENDLESS = 10**12  # updates, more than could ever be done
 DEADLINE = 600  # seconds: for what happens in a moment, but perhaps on a busy machine
 

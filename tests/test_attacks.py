@@ -533,13 +533,13 @@ def test_rows_of_older_physics_are_computed_again(copies, tmp_path, monkeypatch,
     ("hopper-medium-v2", "stock", "stock", "stock"), ("hopper-medium-v2", "d4rl", "d4rl", "d4rl-1"), ("halfcheetah-medium-v2", "d4rl", "d4rl", "d4rl-2"),
     ("a-b/hopper/medium-v0", "stored", "d4rl", "stored")])
 def test_a_run_is_attacked_under_its_kind_of_physics(task, its, kind, made, monkeypatch, tmp_path):
-    def make_env(*world):
+    def make_env(*world, **_):
         raise InputError(repr(world))
 
     monkeypatch.setattr(attacks, "make_env", make_env)
     run = Run(tmp_path, {"task": task, "physics": its, "data": {}, "args": {"physics": kind}})
     with pytest.raises(InputError) as found:
-        attacks.Target(run, [0], None, None, {})
+        attacks.Target(run, [0], None, SimpleNamespace(env=""), {})
     assert str(found.value) == repr((task, made, None, None))
 
 

@@ -134,7 +134,7 @@ def bad_flags(rng) -> list[str]:
         [word] if word != "--" else ["x"],  # alone, -- is right: the end of the flags
         ["--device", rng.choice(["meta", "hpu", "cuda:99", "cuda:-1", "gpu", "", "cpu:x", "CPU"])],
         ["--view", rng.choice(["all", "", "D4RL"])], ["--physics", "real"], ["--config", rng.choice(["none", "", "../x"])],
-        ["--reward", rng.choice(["r+1", "", "RAW"])], ["--eval-env", rng.choice(["hopper", "", "Hopper-v5", "a b"])],
+        ["--reward", rng.choice(["r+1", "", "RAW"])], ["--eval-env", rng.choice(["hopper", "", "Hoper-v5", "a b", "nowhere_at_all:Id-v0", "CartPole-v1"])], ["--score-min", "1"],
         ["--seeds", "1", "2", "1"], ["--seeds"], ["--seeds", "1.5"], ["--seeds", f"-{rng.randrange(1, 300)}"], ["--seeds", str(2**rng.randrange(63, 99))],
         ["--runs", rng.choice(["/dev/null/x", "/proc/runs", "x" * 5000])], ["--no-tf32=3"], ["--tf32", "1"], ["--learning_rate", "1"],
         ["--env", rng.choice(["hopper", "hopper-medium-v9", "", "~nouser/x.npz", "/", "/dev/null", ".", "x" * 5000, "x" * 5000 + ".npz", "a/../b"])],

@@ -1,17 +1,25 @@
 """A trained policy, loaded from its run folder to act with."""
 
+import csv
+import inspect
 import json
+import re
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
 
 from algorithms import td3_bc
-from common import InputError, load
+from common import InputError, load, loading
 from common.args import parse
 from common.checkpoint import save_sealed
+from common.physics import make_env
+from tests.helpers import ALGORITHMS, train
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +91,86 @@ def test_bad_input_is_one_line(folder, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged|cannot be read"):
         load(tmp_path)
+
+
+# Every algorithm
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """{algorithm: its run folder}, trained when it is first asked for."""
+    place, runs = tmp_path_factory.mktemp("every"), {}
+
+    def get(algorithm):
+        if algorithm not in runs:
+            runs[algorithm] = train(place, algorithm)
+        return runs[algorithm]
+    return get
+
+
+def examples(namespace):
+    """The lines of the module's docstring, executed block by block: [acting, TorchScript, ONNX]."""
+    blocks = re.findall(r"(?:^    \S.*\n)+", inspect.getdoc(loading), re.M)
+    assert len(blocks) == 3 and all(block.count("\n") == 3 for block in blocks)
+    return [lambda block=block: exec(textwrap.dedent(block), namespace) or np.asarray(namespace["action"]) for block in blocks]
+
+
+@every_algorithm
+def test_a_loaded_policy_acts_as_the_run_evaluated_it(algorithm, trained, monkeypatch):
+    """The same return as the last row of eval.csv, to the last bit, by someone who only calls act()."""
+    folder = trained(algorithm)
+    with open(folder / "eval.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    policy, envs, returns = load(folder), [make_env("hopper-medium-v2") for _ in range(3)], [0.0] * 3
+    obs, running = np.stack([env.reset(seed=100 + i)[0] for i, env in enumerate(envs)]), {0, 1, 2}
+    while running:
+        actions = policy.act(obs)
+        for i in list(running):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            returns[i] += reward
+            running -= {i} if terminated or truncated else set()
+    assert float(row["return_mean"]) == np.mean(returns) and policy.config["algorithm"] == algorithm
+
+
+@every_algorithm
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torchscript(algorithm, trained, tmp_path, monkeypatch):
+    """The docstring's lines, as they stand there."""
+    monkeypatch.chdir(tmp_path)
+    obs = np.random.default_rng(1).normal(size=(7, 11)).astype(np.float32)
+    policy, namespace = load(trained(algorithm)), {"torch": torch, "obs": obs}
+    _, script, _ = examples(namespace | {"policy": policy})
+    action = script()
+    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and np.ptp(action, 0).min() > 0
+    torch.testing.assert_close(torch.jit.load("policy.pt")(torch.tensor(obs[:1])).numpy(), policy.act(obs[:1]), rtol=0, atol=1e-6)
+
+
+@every_algorithm
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_onnx(algorithm, trained, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    obs = np.random.default_rng(1).normal(size=(7, 11)).astype(np.float32)
+    policy = load(trained(algorithm))
+    _, _, export = examples({"torch": torch, "onnxruntime": onnxruntime, "obs": obs, "policy": policy})
+    action = export()
+    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and np.ptp(action, 0).min() > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_exports_give_the_environment_s_actions(folder, tmp_path, monkeypatch):
+    """Between its bounds, -2 and 4; and the docstring's first lines run, with this run's name in them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/td3_bc-hopper-medium-v2-20261121-091549-151").symlink_to(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["args"]["seeds"] == [4, 7]
+    monkeypatch.setattr(loading, "load", lambda run, seed: load(run))  # its seeds are others
+    namespace = {"torch": torch, "obs": 3 * np.random.default_rng(1).normal(size=(99, 3)).astype(np.float32)}
+    act, script, _ = examples(namespace)
+    first, second = act(), script()
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-6)
+    assert -2 <= first.min() < -1 and 3 < first.max() <= 4
