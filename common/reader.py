@@ -15,7 +15,10 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
+import tyro
+
 from common import InputError, friendly
+from common.args import cli
 from common.files import check_folder
 from common.lesson import MARK, MOST, Lesson, difference
 from common.mathml import convert
@@ -25,6 +28,13 @@ SECTIONS = {"Paper / authors' code / here": ("differences", "Paper, authors' cod
             "Logged:": ("logged", "Logged"), "Read before:": ("before", "")}
 KINDS = {tokenize.STRING: "s", tokenize.COMMENT: "c", tokenize.NUMBER: "m"}
 NEAR = 3  # equal lines around a change
+
+
+@dataclass
+class Args:
+    file: tyro.conf.Positional[Path | None] = None  # an algorithm's file; with --all: their folder
+    all: bool = False  # a page of every file, and an index of them
+    out: Path = Path("reader")  # folder for the pages
 
 
 def highlighted(lesson: Lesson) -> list[str]:
@@ -260,7 +270,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(argv)
+    args = cli(Args, argv, description=(__doc__ or "").partition("\n")[0])
     check_folder(args.out)
     if not args.all and args.file is None:
         raise InputError("which file? python -m common.reader algorithms/rorl.py, or --all")
@@ -276,20 +286,6 @@ def main(argv: list[str] | None = None) -> None:
     for lesson in lessons:
         write(args.out, f"{lesson.path.stem}.html", page(lesson, pages))
     print(f"{write(args.out, 'index.html', index(lessons))}: {len(lessons)} pages")
-
-
-def arguments(argv):
-    import tyro  # not before it is needed: the tests read pages without a command line
-
-    from common.args import cli
-
-    @dataclass
-    class Args:
-        file: tyro.conf.Positional[Path | None] = None  # an algorithm's file; with --all: their folder
-        all: bool = False  # a page of every file, and an index of them
-        out: Path = Path("reader")  # folder for the pages
-
-    return cli(Args, argv, description=(__doc__ or "").partition("\n")[0])
 
 
 if __name__ == "__main__":

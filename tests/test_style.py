@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from benchmark.engine.grid import make
-from common.args import READS, RunArgs, parse
+from common.args import READS, RunArgs, cli, parse
 from common.sources import D4RL
 from tests.helpers import ROOT
 
@@ -287,35 +287,69 @@ def test_readme_lists_every_algorithm():
         assert f"algorithms/{path.name}" in README
 
 
-def test_readme_commands(monkeypatch):
-    """Every command in a code block names files that exist and flags that parse."""
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
-    assert len(commands) >= 5
-    checked = 0
-    for command in commands:
-        for part in command.split("#")[0].split("&&"):
-            words = shlex.split(part)
-            while words and re.fullmatch(r"\w+=\S*", words[0]):
-                words.pop(0)
-            if words[:1] == ["python"] and words[1].startswith("algorithms/") and "--resume" not in words:
-                if (ROOT / words[1]).exists():
-                    module = importlib.import_module(f"algorithms.{Path(words[1]).stem}")
-                    configs = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
-                               if name.isupper() and isinstance(table, dict) and name != "PAPER"}
-                    parse(module.Args, module.PAPER, words[2:], **configs)
-                    checked += 1
-                else:
-                    assert Path(words[1]).name == "my_idea.py"
-            elif words[:1] == ["python"] and words[1].startswith("benchmark/"):
-                module, flags = importlib.import_module(f"benchmark.{Path(words[1]).stem}"), words[2:]
-                if hasattr(module, "TABLE"):
-                    make(module.TABLE, flags)
-                else:
-                    tyro.cli(module.Args, args=flags)
-                checked += 1
-            elif words[:2] == ["pip", "install"] and "-r" in words:
-                assert (ROOT / words[words.index("-r") + 1]).exists()
-    assert checked >= 3
+def commands():
+    """(page, command) of every code block of README.md and docs/, and of every answer in a table that is one."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        blocks = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+        answers = re.findall(r"`(python [^`]+)`", text)
+        for line in blocks + [answer.replace("RUN", "runs/one").replace("ADDRESS", "here:1") for answer in answers]:
+            for part in line.split("#")[0].split("&&"):
+                yield path.name, part
+
+
+def parsed(words: list[str]) -> bool:
+    """Is a command one of the project's, whose file exists and whose flags parse?"""
+    while words and re.fullmatch(r"\w+=\S*", words[0]):
+        words = words[1:]
+    if words[:2] == ["pip", "install"] and "-r" in words:
+        assert (ROOT / words[words.index("-r") + 1]).exists()
+    elif words[:1] == ["pytest"]:
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+    elif words[:2] == ["python", "-m"] and words[2].startswith("common."):
+        module = importlib.import_module(words[2])
+        assert words[3] == "to-minari" if words[2] == "common.data" else cli(module.Args, words[3:])
+    elif words[:1] == ["python"] and words[1].startswith("algorithms/"):
+        if not (ROOT / words[1]).exists():
+            return Path(words[1]).name == "my_idea.py"
+        module = importlib.import_module(f"algorithms.{Path(words[1]).stem}")
+        configs = {name.lower().replace("_", "-"): table for name, table in vars(module).items()
+                   if name.isupper() and isinstance(table, dict) and name != "PAPER"}
+        if "--resume" in words:  # of a run that is not here
+            place = words.index("--resume")
+            words = words[:place] + words[place + 2:]
+        parse(module.Args, module.PAPER, words[2:], **configs)
+    elif words[:1] == ["python"] and words[1].startswith("benchmark/"):
+        module, flags = importlib.import_module(f"benchmark.{Path(words[1]).stem}"), words[2:]
+        if hasattr(module, "TABLE"):
+            make(module.TABLE, flags)
+        else:
+            tyro.cli(module.Args, args=flags)
+    else:
+        return False
+    return True
+
+
+def test_commands_that_people_are_told():
+    """Every command in README.md and docs/ names files that exist and flags that parse; a few are not the project's."""
+    told = list(commands())
+    others = [words for _, words in told if not parsed(shlex.split(words))]
+    assert len(told) > 60 and {page for page, _ in told} >= {"README.md", "data.md", "benchmark.md", "runs.md", "speed.md", "use.md"}
+    assert {shlex.split(words)[0] for words in others} <= {"cp", "python", "peers/bin/pip"}, others
+    assert [words for words in others if "python" in words] == ["python -m venv peers "], others
+
+
+def test_pages():
+    """The README is short, and each link in it and in docs/ leads to a file."""
+    lines = README.splitlines()
+    assert len(lines) <= 200 and max(map(len, lines)) <= 120
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
+            assert (path.parent / link).exists(), (path.name, link)
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages == set(re.findall(r"\(docs/(\w+\.md)\)", README)), pages
+    questions = README.partition("## How do I")[2].partition("\n## ")[0]
+    assert questions.count("\n| ") == 21  # twenty, and the heading
 
 
 def test_requirements_are_pinned():
@@ -325,8 +359,8 @@ def test_requirements_are_pinned():
 
 
 def test_security():
-    """Each line of SECURITY.md names tests that are there."""
-    lines, defined = (ROOT / "SECURITY.md").read_text().splitlines(), set()
+    """Each line of docs/SECURITY.md names tests that are there."""
+    lines, defined = (ROOT / "docs/SECURITY.md").read_text().splitlines(), set()
     for path in (ROOT / "tests").glob("test_*.py"):
         defined |= set(re.findall(r"^def (test_\w+)", path.read_text(), re.M))
     promises = [line for line in lines if line.startswith("- ")]
