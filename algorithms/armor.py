@@ -31,16 +31,14 @@ from the buffer below. i counts the S numbers of z, or the A dimensions of an ac
     fit = mean_b [mean_i ((z_i - mu_i)^2 / sigma_i^2 + log sigma_i^2) / 2 + omega (R - r)^2], real pairs  (12)
 
 One backward pass of (3) serves both. The critics learn from G and E. The model learns from the fit, and from
-E through R and s'. Nothing but lambda omega ties R to the data: if a reward of g_k, Qk(s, a) less the
-discounted next value, would leave no Bellman error, the best R is (g_1 + g_2 + 2 lambda omega r) / (2 + 2
-lambda omega). So where lambda omega is small the model agrees with any critics, and only holdout and
-reward_error, below, show it.
+E through R and s'. Nothing but lambda omega ties R to the data: if critic k had no Bellman error with a
+reward g_k, the best R is (g_1 + g_2 + 2 lambda omega r) / (2 + 2 lambda omega). Where lambda omega is small,
+the model agrees with any critics, and only holdout and reward_error, below, show it.
 
-There are two banks of B simulated states. pi leads one, the reference the other, and both go on by one step
-in each update. Every pair (s, a) that is tried there goes into the buffer, which keeps the last ones, and M
-gives it a reward and a next state whenever it is drawn. Every --restart-every updates all states of the banks
-begin anew, from real ones. A single state does so, too, where its episode ends or where it is 10 std from the
-data's mean.
+Two banks hold B simulated states each. pi leads one, the reference the other, and an update takes both one
+step on. The pairs (s, a) that are tried there go into the buffer, which keeps the last ones. M gives a pair
+its reward and next state anew whenever it is drawn. Every --restart-every updates all states of both banks
+begin anew, from real ones. One alone does so where its episode ends or it is 10 std from the data's mean.
 
 Paper / authors' code / here (no code was published; ATAC's is the same group's):
 - The paper has (1) to (3), (7), (8), the single model, both banks, pairs without rewards, and the restarts.
@@ -61,13 +59,14 @@ or an .npz file of a policy as in common/policies. It acts with its own noise an
 without noise where it has none (common/reference.py). eval.csv has its score beside the actor's.
 
 Logged: critic_loss is (3) without the fit, bellman (2), pessimism G, averages over both critics. q is mean_b
-Qk(s, a). actor_loss is (6), then (7), near -q. alpha falls from 1 in a phase while the entropy H is above -A.
-fit is (12), simulated_done the mean of d. holdout is the mean of (z - mu)^2 on held-out rows, holdout_before
-what it was before the first update. Healthy is holdout below twice that; if they stay equal, lambda freezes
-M. reward_error is the mean |R - r| there. fit and simulated_done are 0 in the warm start. model.csv has (12)
-for each 1,000 steps of M's first training, in training and held out, and the errors.
+Qk(s, a). It comes near its height after some 1 / (tau (1 - gamma)) updates, 20,000, and until then G knows
+little of what is far ahead. actor_loss is (6), then (7), near -q. alpha falls from 1 in a phase while the
+entropy H is above -A. fit is (12), simulated_done the mean of d, and both are 0 in the warm start. holdout is
+the mean of (z - mu)^2 on held-out rows, holdout_before what it was before the first update. Healthy is
+holdout below twice that; if it never moves, lambda freezes M. reward_error is the mean |R - r| on the same
+rows. model.csv has (12) and both errors after each 1,000 steps of M's first training.
 
-Read before: atac.py (219 lines of code differ).
+Read before: atac.py (214 lines of code differ).
 Run: python algorithms/armor.py --env hopper-medium-replay-v2
 """
 
@@ -314,9 +313,8 @@ class ARMOR:
         self.banks = torch.zeros(2, args.batch_size, data.obs_size, device=data.device)  # led by pi, by it
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         self.beta = torch.tensor(args.beta, device=data.device)
-        self.reward_coef = args.reward_coef
-        if args.reward_coef is None:
-            self.reward_coef = ((1 - args.gamma) / max(data.reward.abs().max().item(), 1e-6)) ** 2
+        paper_coef = ((1 - args.gamma) / max(data.reward.abs().max().item(), 1e-6)) ** 2  # 1 / V_max^2
+        self.reward_coef = paper_coef if args.reward_coef is None else args.reward_coef
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.lr, **adam)
@@ -427,8 +425,7 @@ class ARMOR:
             self.banks.copy_(obs.expand_as(self.banks))
         states, led = self.banks.flatten(0, 1), len(obs)  # (2 B, S)
         action = torch.cat([self.sample(states[:led])[-1], self.reference.sample(states[led:], self.rng)])
-        everything = torch.ones(len(states), dtype=torch.bool, device=obs.device)
-        self.ring.append(torch.cat([states, action], 1), everything)
+        self.ring.append(torch.cat([states, action], 1), torch.ones_like(states[:, 0], dtype=torch.bool))
         mean, log_var, _ = self.model(states, action)
         next_obs = self.model.next_obs(states, mean, log_var, self.rng)
         far = ((next_obs - self.model.obs_mean).abs() > 10 * self.model.obs_std).any(1)
