@@ -7,13 +7,15 @@ reference. Where the data are silent it can invent a world in which any other ac
 copies the reference. Where the data speak, the actor improves on it. One model is enough: what makes it
 pessimistic is the adversary, not the disagreement of several.
 
-Qk, the paper's f, is critic k of two. A prime on Q marks a target network. The model M gives for a state s
-and an action a the reward R, and mean mu and std sigma of the standardised change of the state, S numbers
-each: z = (s' - s - m) / c, where m and c are the data's mean and std of s' - s. d = 1 where M's next state
-ends the episode. mean_b is the mean over a batch; i counts S numbers of z, or A dimensions of an action. pi
-gives the mean and std of a Gaussian variable u, and the action is tanh(u). H is its entropy, and alpha is the
-weight of H. a~ and a' are draws from pi at s and s', and a^ is one of the reference at s; a gradient passes
-through a~ in (6) and (7) alone. A batch of the game is B real pairs (s, a), and B from the buffer below.
+Qk, the paper's f, is critic k of two. A prime on Q marks a target network. For a state s and an action a the
+model M gives a reward R, and the mean mu and std sigma of z = (s' - s - m) / c, the standardised change of
+the state, which has S numbers. m and c are the mean and std of s' - s in the data, and r is the data's
+reward. d = 1 where M's next state s' ends the episode. pi gives the mean and std of a Gaussian variable u,
+and the action is tanh(u). a~ and a' are draws from pi at s and s', and a^ is a draw from the reference at s;
+a gradient passes through a~ in (6) and (7) alone. H is the entropy of pi, and alpha its weight. beta weighs
+what ties the adversary: the Bellman error E, whose halves w weighs, and lambda times the model's fit, in
+which omega weighs the reward. mean_b is the mean over a batch of the game: B real pairs (s, a), and B pairs
+from the buffer below. i counts the S numbers of z, or the A dimensions of an action.
 
     y = R + gamma (1 - d) min_k Qk'(s', a')                                                                (1)
     E_k = w mean_b (Qk(s, a) - y)^2 + (1 - w) mean_b (Qk(s, a) - R - gamma (1 - d) Qk(s', a'))^2           (2)
@@ -28,23 +30,25 @@ through a~ in (6) and (7) alone. A batch of the game is B real pairs (s, a), and
     log sigma^2 = l + softplus(v' - l),  v' = h - softplus(h - v);  v is M's own, l = -10, h = 0.5        (11)
     fit = mean_b [mean_i ((z_i - mu_i)^2 / sigma_i^2 + log sigma_i^2) / 2 + omega (R - r)^2], real pairs  (12)
 
-One backward pass of (3) serves both: the critics learn from G and E, the model from E, through R and s', and
-from the fit. Nothing but lambda omega ties R to the data: the best R is (g_1 + g_2 + 2 lambda omega r) / (2 +
-2 lambda omega), with g_k = Qk - gamma (1 - d) Qk'. If it is small, the model agrees with any critics, and
-only holdout and reward_error, below, tell. Two banks of B simulated states, one led by pi and one by the
-reference, go on one step in each update. What is tried there, (s, a) alone, goes into the buffer; M tells
-reward and next state anew whenever a pair is drawn. All states begin anew, from real ones, every H updates;
-one also where its episode ends, and where it is 10 std from the data's mean.
+One backward pass of (3) serves both. The critics learn from G and E. The model learns from the fit, and from
+E through R and s'. Nothing but lambda omega ties R to the data: if critic k had no Bellman error with a
+reward g_k, the best R is (g_1 + g_2 + 2 lambda omega r) / (2 + 2 lambda omega). Where lambda omega is small,
+the model agrees with any critics, and only holdout and reward_error, below, show it.
+
+Two banks hold B simulated states each. pi leads one, the reference the other, and an update takes both one
+step on. The pairs (s, a) that are tried there go into the buffer, which keeps the last ones. M gives a pair
+its reward and next state anew whenever it is drawn. Every --restart-every updates all states of both banks
+begin anew, from real ones. One alone does so where its episode ends or it is 10 std from the data's mean.
 
 Paper / authors' code / here (no code was published; ATAC's is the same group's):
 - The paper has (1) to (3), (7), (8), the single model, both banks, pairs without rewards, and the restarts.
 - ATAC's code has the networks, (4) to (6), (9), w, C, gamma, tau, the learning rates, and the warm start: (3)
   has neither G nor the fit there, and E has the data's r, s' and d. After it all is renewed as in atac.py.
 - Ours, and checked by nobody: M, but for its layers (recalled, unverified), and its training before the first
-  update; d by a rule for real pairs too, or as stored (--stored-ends); batch sizes, lambda, omega, H, the
-  buffer's size, where states begin anew; that up to 1,000 rows are held out of everything.
+  update; d by a rule for real pairs too, or as stored (--stored-ends); batch sizes, lambda, omega, H
+  (--restart-every), the buffer's size, where states begin anew; up to 1,000 rows are held out of all updates.
 - (12): The paper has omega = 1 / V_max^2, V_max = max|r| / (1 - gamma): --reward-coef None. The group's code
-  MAHALO, built alike, has lambda omega = 1e5. The paper prints simulated rows here, which have no r.
+  MAHALO, built alike, has lambda omega = 1e5. The paper's subscript names simulated rows, which have no r.
 - (3): The paper does not rescale it by (9), and steps M before the critics. Here the model's gradient is
   divided by max(1, lambda), too, and all step at once.
 - No source has beta: sweep 0.25, 1, 4, 16, 64. To begin as a clone of another reference is left out.
@@ -55,13 +59,14 @@ or an .npz file of a policy as in common/policies. It acts with its own noise an
 without noise where it has none (common/reference.py). eval.csv has its score beside the actor's.
 
 Logged: critic_loss is (3) without the fit, bellman (2), pessimism G, averages over both critics. q is mean_b
-Qk(s, a). actor_loss is (6), then (7), near -q. alpha falls from 1 in a phase while the entropy H is above -A.
-fit is (12), simulated_done the mean of d. holdout is the mean of (z - mu)^2 on held-out rows, holdout_before
-what it was before the first update. Healthy is holdout below twice that; if they stay equal, lambda freezes
-M. reward_error is the mean |R - r| there. fit and simulated_done are 0 in the warm start. model.csv has (12)
-for each 1,000 steps of M's first training, in training and held out, and the errors.
+Qk(s, a). It comes near its height after some 1 / (tau (1 - gamma)) updates, 20,000, and until then G knows
+little of what is far ahead. actor_loss is (6), then (7), near -q. alpha falls from 1 in a phase while the
+entropy H is above -A. fit is (12), simulated_done the mean of d, and both are 0 in the warm start. holdout is
+the mean of (z - mu)^2 on held-out rows, holdout_before what it was before the first update. Healthy is
+holdout below twice that; if it never moves, lambda freezes M. reward_error is the mean |R - r| on the same
+rows. model.csv has (12) and both errors after each 1,000 steps of M's first training.
 
-Read before: atac.py (219 lines of code differ).
+Read before: atac.py (214 lines of code differ).
 Run: python algorithms/armor.py --env hopper-medium-replay-v2
 """
 
@@ -95,7 +100,7 @@ class Args(RunArgs):
     beta: Positive = 4.0  # in (3), to be swept: see above
     fit_coef: Positive = 1e3  # lambda in (3)
     reward_coef: NonNegative | None = 1.0  # omega in (12); None: 1 / V_max^2
-    restart_every: Size = 5  # H, updates after which all simulated states begin anew
+    restart_every: Size = 5  # the paper's H: updates after which all simulated states begin anew
     pairs: Annotated[int, within("[1, 1e9]")] = 1_000_000  # kept in the buffer; one update's at least
     batch_size: Size = 256  # B, of real rows, of pairs, and of each bank
     lr: Positive = 5e-4  # of model, critics and log_alpha, and of the actor in the warm start
@@ -242,8 +247,7 @@ class Model(nn.Module):
     def errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean squared error of z, and mean absolute error of R."""
         mean, _, reward = self(batch.obs, batch.action)
-        return (nn.functional.mse_loss(mean, self.standard(batch)),
-                nn.functional.l1_loss(reward, batch.reward))
+        return nn.functional.mse_loss(mean, self.standard(batch)), nn.functional.l1_loss(reward, batch.reward)
 
 
 class Fit(Regression):
@@ -309,9 +313,8 @@ class ARMOR:
         self.banks = torch.zeros(2, args.batch_size, data.obs_size, device=data.device)  # led by pi, by it
         self.log_alpha = torch.zeros((), device=data.device, requires_grad=True)
         self.beta = torch.tensor(args.beta, device=data.device)
-        self.reward_coef = args.reward_coef
-        if args.reward_coef is None:
-            self.reward_coef = ((1 - args.gamma) / max(data.reward.abs().max().item(), 1e-6)) ** 2
+        paper_coef = ((1 - args.gamma) / max(data.reward.abs().max().item(), 1e-6)) ** 2  # 1 / V_max^2
+        self.reward_coef = paper_coef if args.reward_coef is None else args.reward_coef
         self.terminal = termination(args.termination, args.env, args.eval_env, data.obs_size)
         adam = dict(fused=True, capturable=data.device.type == "cuda")
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), args.lr, **adam)
@@ -422,8 +425,7 @@ class ARMOR:
             self.banks.copy_(obs.expand_as(self.banks))
         states, led = self.banks.flatten(0, 1), len(obs)  # (2 B, S)
         action = torch.cat([self.sample(states[:led])[-1], self.reference.sample(states[led:], self.rng)])
-        everything = torch.ones(len(states), dtype=torch.bool, device=obs.device)
-        self.ring.append(torch.cat([states, action], 1), everything)
+        self.ring.append(torch.cat([states, action], 1), torch.ones_like(states[:, 0], dtype=torch.bool))
         mean, log_var, _ = self.model(states, action)
         next_obs = self.model.next_obs(states, mean, log_var, self.rng)
         far = ((next_obs - self.model.obs_mean).abs() > 10 * self.model.obs_std).any(1)
@@ -468,9 +470,7 @@ class ARMOR:
              entropy: Tensor, fit: Tensor | None) -> dict[str, Tensor]:
         holdout, reward_error = self.model.errors(self.data.split(self.data.rows[self.holdout]))
         q = torch.where(q.abs().max() > 1e5, torch.inf, q.mean())  # diverged: common/run.py ends the run
-        simulated_done = batch.done.mean()
-        if fit is None:
-            fit, simulated_done = torch.zeros_like(q), torch.zeros_like(q)
+        fit, simulated_done = (fit, batch.done.mean()) if fit is not None else (torch.zeros_like(q),) * 2
         return {"critic_loss": self.critic_loss(pessimism, bellman).mean(), "bellman": bellman.mean(),
                 "pessimism": pessimism.mean(), "q": q, "actor_loss": actor_loss,
                 "alpha": self.log_alpha.exp(), "entropy": entropy, "fit": fit,

@@ -451,6 +451,39 @@ def test_pairs_are_evaluated_anew():
         assert batch.reward.requires_grad and batch.next_obs.requires_grad and not batch.done.requires_grad
 
 
+def test_what_the_rule_and_the_fit_see(double):
+    """The rule: states, actions and the next states that M imagined, without a gradient. The fit: the real rows alone."""
+    agent, asked = exact(), []
+    agent.terminal = lambda *given: asked.append(given) or torch.zeros(len(given[0]), dtype=torch.bool)
+    real, pairs = agent.data.split(agent.data.rows[:8]), torch.ones(8, S + A)
+    batch, fit = agent.imagine(real, pairs)
+    (given,) = asked
+    assert all(torch.equal(x, y) for x, y in zip(given, (batch.obs, batch.action, batch.next_obs))) and not given[2].requires_grad
+    torch.testing.assert_close(fit, agent.model.fit(real, *agent.model(real.obs, real.action), 1.0))
+
+
+def test_the_actor_plays_at_real_states_and_at_those_of_the_buffer():
+    """Its loss and its entropy are means over all 2 B states."""
+    agent = advance(make(batch_size=8), 2)
+    calls, asked, forward = recipe.remembered(agent, "imagine", "entropy"), [], agent.critics.forward
+    agent.critics.forward = lambda obs, action, q1_alone=False: (asked.append(obs) if q1_alone else None, forward(obs, action, q1_alone))[1]
+    agent.update()
+    ((_, (batch, _)),), ((given, _),) = calls["imagine"], calls["entropy"]
+    assert len(batch.obs) == 16 and torch.equal(asked[0], batch.obs) and len(asked) == 1 and [tuple(x.shape) for x in given] == [(16, A)] * 3
+
+
+def test_the_banks_go_on_after_all_steps():
+    """With the actor and the model that the update leaves; and the fast learn fast, the actor slowly."""
+    agent, found = make(), []
+    agent.simulate = lambda *given: found.extend([parameters(agent.actor), parameters(agent.model)])
+    before = [parameters(agent.actor), parameters(agent.model)]
+    agent.update()
+    after = [parameters(agent.actor), parameters(agent.model)]
+    assert all(torch.equal(x, y) and not torch.equal(x, z) for x, y, z in zip(found, after, before, strict=True))
+    rates = {name: getattr(agent, f"{name}_optimizer").param_groups[0]["lr"] for name in ("critic", "model", "alpha", "actor", "cloning", "cloning_alpha")}
+    assert rates == dict(critic=5e-4, model=5e-4, alpha=5e-4, actor=5e-7, cloning=5e-4, cloning_alpha=5e-4)
+
+
 def test_ends_are_the_rule_s_or_those_stored():
     for stored in (False, True):
         agent = make(batch_size=16, stored_ends=stored)
@@ -676,7 +709,7 @@ def test_numbers_out_of_range(words):
     assert "\n" not in str(error.value)
 
 
-RUN = ["--batch-size", 8, "--model-epochs", 1, "--eval-env", "hopper-medium-v2", "--eval-episodes", 2, "--eval-workers", 0, "--log-every", 7, "--save-seconds", 0]
+RUN = ["--batch-size", 8, "--pairs", 100, "--model-epochs", 1, "--eval-env", "hopper-medium-v2", "--eval-episodes", 2, "--eval-workers", 0, "--log-every", 7, "--save-seconds", 0]
 
 
 def table(folder):
