@@ -41,7 +41,7 @@ of Q_k(s, a), and target that of (3). clipped is the share of targets at a bound
 is the mean of (5), value_low and value_high its least and largest: healthy ones level off and stay close.
 distance is the root of mean_b,i (pi(s)_i - a_i)^2, 0 for the data's own. eval.csv has the true score.
 
-Read before: sac_n.py (98 lines of code differ)
+Read before: sac_n.py (99 lines of code differ)
 Run: python algorithms/fqe.py --env hopper-medium-v2 --policy runs/td3_bc-hopper-medium-v2-20261121-091549-151
 """
 
@@ -193,6 +193,7 @@ class FQE:
 def main(args: Args):
     if not args.policy:
         raise InputError("--policy: name the run folder of a policy, or still, for always the middle action")
+    args.policy == "still" or load(args.policy, args.policy_seed, args.script or None)  # before data are made
     data = load_dataset(args.env, args.device, args.view, args.reward, args.standin, args.standin_rows,
                         args.action_low, args.action_high, args.holdout)
     if len(data.episodes) < 2:

@@ -135,7 +135,8 @@ def load_dataset(env: str, device: str = "cpu", view: str = "auto", reward: str 
     if not np.isfinite(rewards).all():
         raise InputError(f"{env}: --reward {reward} divides by zero here: all rewards or all returns are the same")
     rows[:, sum(sizes)] = rewards
-    print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episodes, view {view}, from {source['path']}")
+    print(f"{env}: {len(rows):,} transitions, {len(episodes):,} episode{'s' * (len(episodes) > 1)}, view {view}, from "
+          f"{source['path']}")
     print(*told, sep="\n", end="\n" * bool(told))
     held, last = None, last_next_action
     if holdout:

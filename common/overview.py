@@ -48,6 +48,10 @@ def _doubts(arrays, lengths, timeouts):
     if longest > 1 and not timeouts.any() and (at_limit == len(lengths) > 1 or at_limit >= max(10, len(lengths) / 10)):
         yield (f"{at_limit:,} of {len(lengths):,} episodes end truly after {longest:,} rows, none by a timeout. If "
                "that is a time limit, mark it in `timeouts`, not in `terminals`: after a true end nothing counts")
+    jumps = 0 if timeouts.any() else _jumps(arrays)
+    if 0 < jumps <= len(rewards) / 2:  # more are rows in no order, which need no ends
+        yield (f"{jumps:,} rows are no end, yet the next row does not go on from their next_observations. If episodes "
+               "were cut there, mark it in `timeouts`, or they count as one")
     if still := [str(i) for i, std in enumerate(_std(actions)) if std < STILL]:
         which = "actions" if len(still) == actions.shape[1] else f"actions in dimension {', '.join(still)}"
         yield f"{which} barely move: their standard deviation is below {STILL:g}, of bounds -1 and 1"
@@ -57,6 +61,16 @@ def _doubts(arrays, lengths, timeouts):
     if rewards.min() == rewards.max():
         yield (f"all rewards are {rewards[0]:g}: " + ("policies differ only in when they end" if terminals.any() else
                "no policy is better than another, only cloning (bc.py) has something to learn"))
+
+
+def _jumps(arrays):
+    """Rows without a true end whose next observation is not the next row's observation."""
+    now, after, count = arrays["observations"], arrays.get("next_observations", ()), 0
+    for start in range(0, len(after) - 1, PIECE):
+        stop = min(start + PIECE, len(after) - 1)
+        moved = (after[start:stop].astype(np.float32) != now[start + 1:stop + 1].astype(np.float32)).any(1)
+        count += int((moved & ~arrays["terminals"][start:stop]).sum())
+    return count
 
 
 def _std(columns):

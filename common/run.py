@@ -350,7 +350,8 @@ class Run:
             file.write(json.dumps(self.config, indent=1).encode())
         os.close(self.lock)  # it is of the file before
         self._lock()
-        print(f"from {args['updates']:,} to {self.args.updates:,} updates, without the rows of the last one then")
+        print(f"its updates are now {self.args.updates:,}, not {args['updates']:,}; rows that only the old last one "
+              "had are left out")
 
     def _write_tables(self):
         """log.csv and eval.csv anew, on the disk for certain, without the rows that a resumed run will repeat."""

@@ -59,7 +59,8 @@ def read_arrays(env: str, standin: bool = True, standin_rows: int = 1_000_000, a
         if np.size(action_low) or np.size(action_high):
             raise InputError(f"{env}: D4RL's actions are in [-1, 1]; leave --action-low and --action-high out")
         return _read_d4rl(env, facts, standin, standin_rows)
-    near = ", ".join(difflib.get_close_matches(env, D4RL, 3, 0.4)) or "hopper-medium-v2"
+    like = name if (name := f"{env}-medium-v2") in D4RL else env  # a robot alone
+    near = ", ".join(difflib.get_close_matches(like, D4RL, 3, 0.4)) or "hopper-medium-v2"
     raise InputError(f"{env}: no such dataset; did you mean {near}? (Own data: a path that ends in .npz or .hdf5. "
                      "Minari: an id with a /)")
 

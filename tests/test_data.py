@@ -388,7 +388,7 @@ def overview_of(path, capsys, **options) -> tuple[list[str], list[str]]:
     """(lines, warnings) of the block below the line that all data have."""
     load_dataset(str(path), **options)
     first, *lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"\S+: [\d,]+ transitions, \d+ episodes, view \w+, from ", first)
+    assert re.match(r"\S+: [\d,]+ transitions, \d+ episodes?, view \w+, from ", first)
     return [line for line in lines if line[0] == " "], [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
 
 
@@ -433,6 +433,18 @@ def test_good_data_are_not_doubted(tmp_path, capsys):
 def test_doubts(tmp_path, capsys, change, match):
     (warning,) = overview_of(save(tmp_path / "f.npz", change(good())), capsys)[1]
     assert re.match(match, warning)
+
+
+def test_cut_episodes_that_no_timeout_marks_are_doubted(tmp_path, capsys):
+    """Four episodes of 25 rows from next_observations alone count as one; rows in no order are left alone."""
+    f = arrays(100, (), (), without=["timeouts"])
+    f["next_observations"] = np.roll(f["observations"], -1, 0)
+    f["next_observations"][24::25] += 1
+    lines, (warning,) = overview_of(save(tmp_path / "f.npz", f), capsys)
+    assert lines[0].startswith("  episodes      1 of 100 rows") and re.match("3 rows are no end, yet .* mark it in `timeouts`", warning)
+    assert overview_of(save(tmp_path / "g.npz", f | {"timeouts": np.arange(100) % 25 == 24}), capsys)[1] == []
+    order = np.random.RandomState(0).permutation(100)
+    assert overview_of(save(tmp_path / "h.npz", {key: column[order] for key, column in f.items()}), capsys)[1] == []
 
 
 def test_actions_that_nobody_scaled_have_two_doubts(tmp_path, capsys):
@@ -872,7 +884,7 @@ def test_group_where_an_array_belongs(tmp_path):
 
 
 @pytest.mark.parametrize("env, match", [
-    ("hopper-medum-v2", "no such dataset; did you mean .*hopper-medium-v2"), ("Hopper-v5", "no such dataset; .*hopper-"),
+    ("hopper-medum-v2", "no such dataset; did you mean .*hopper-medium-v2"), ("hopper", "did you mean hopper-medium-v2"), ("Hopper-v5", "no such dataset; .*hopper-"),
     ("zzz", "zzz: no such dataset.*hopper-medium-v2"), ("nothing.npz", "nothing.npz: no such file"), ("a/b.hdf5", "a/b.hdf5: no such file"),
     (".npz", "no such"), ("", "no such dataset")])
 def test_unknown_names(env, match):

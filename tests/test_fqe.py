@@ -268,6 +268,12 @@ def test_a_killed_evaluation_of_a_run_goes_on_bitwise(place, tmp_path):
     assert (a / "eval.csv").read_text().count("\n") == 2
 
 
+def test_a_policy_that_is_not_there_is_told_before_data_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(fqe, "load_dataset", lambda *_: pytest.fail("data were made"))
+    with pytest.raises(InputError, match="nothing: no run folder"):
+        fqe.main(parse(Args, PAPER, ["--policy", str(tmp_path / "nothing"), "--runs", str(tmp_path)]))
+
+
 def test_bad_input_is_one_line(place, tmp_path, monkeypatch):
     folder, run = place
     monkeypatch.chdir(tmp_path)

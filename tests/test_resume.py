@@ -308,7 +308,7 @@ def test_an_extended_run_equals_the_one_that_had_all_updates_from_the_start(algo
     assert "\n33,1," in (folder / "log.csv").read_text() and "\n33,1," in (folder / "eval.csv").read_text() and (folder / "result.json").exists()
     code, out, err = run_script(script, "--resume", folder, "--updates", 64)
     assert code == 0 and err == "", err
-    assert "resumed at update 33" in out and "from 33 to 64 updates, without the rows of the last one then" in out and "lost" not in out
+    assert "resumed at update 33" in out and "its updates are now 64, not 33; rows that only the old last one had are left out" in out and "lost" not in out
     same_results(whole, folder)
     config, result = (json.loads((folder / name).read_text()) for name in ("config.json", "result.json"))
     assert config["args"]["updates"] == 64 and config["extended"] == [33] and result["step"] == 64

@@ -263,6 +263,15 @@ def finished_run(tmp_path):
     return run
 
 
+def test_a_run_that_is_named_without_its_folder_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/one").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"^one: no run folder, or a broken one \(did you mean runs/one\?\)$"):
+        read_config(Path("one"))
+    with pytest.raises(InputError, match=r"^two: no run folder, or a broken one \(there is nothing of this name\)$"):
+        read_config(Path("two"))
+
+
 @pytest.mark.parametrize("damage, flags, match", [
     (None, ["--alpha", "9"], "the run has alpha=2.5 and keeps it"),
     (None, ["--updates", "99", "--seeds", "0", "1"], r"the run has seeds=\(0,\) and keeps it"),
