@@ -230,7 +230,7 @@ def start_from(folder: Path, seeds: tuple[int, ...], agents: list) -> dict:
     saved, its = read_checkpoint(path, mmap=True), config["args"]["seeds"]
     try:
         check_fit(saved, config)
-        sizes = len(config["obs_std"]), config["action_size"]
+        sizes = len(config["obs_std"]), action_size(folder, config)
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"--init-from {folder}: {error}; an older version made it, or it was changed") from None
     if sizes != (data.obs_size, data.action_size):

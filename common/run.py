@@ -272,7 +272,8 @@ class Run:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
         state = {"step": self.step, "seconds": self.seconds, "pretraining": self.pretraining,
                  "data": self.data.source["sha256"],
-                 "facts": facts(self.config), "settings": self._settings(),
+                 "facts": facts(self.config),
+                 "settings": {flag: value for flag, value in self._settings().items() if flag in self.config["args"]},
                  "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
                  "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
@@ -285,7 +286,8 @@ class Run:
             save_sealed(state, file)
 
     def _settings(self) -> dict:
-        """The flags that a resumed run keeps; its own file is known by its SHA-256, wherever it lies."""
+        """The flags that a resumed run keeps; its own file is known by its SHA-256, wherever it lies. A checkpoint has
+        those of config.json, which an older version may have written: whoever reads both finds them equal."""
         free = FREE | {"runs", "resume"} | ({"env"} if self.data.source["kind"] == "file" else set())
         settings = {flag: value for flag, value in asdict(self.args).items() if flag not in free}
         return json.loads(json.dumps(settings, default=str))
