@@ -201,6 +201,8 @@ def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action
         obs_std = torch.tensor(config["obs_std"], dtype=torch.float32)
         if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
             raise ValueError("its obs_std is no std")
+        if action_size > sum(weights.numel() for weights in saved["actor"].values()):  # and not built for its memory
+            raise ValueError(f"action_size is {action_size:,}")
         rows = torch.zeros(10, 2 * len(obs_std) + action_size + 2)  # so many that rambo.py can hold one out
         data = Dataset(config["args"]["env"], config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
                        action_size, torch.tensor([[0, 10]]))

@@ -319,6 +319,9 @@ class Run:
                              + advice * self.data.standin)
         if self.args.updates != self.config["args"]["updates"]:
             lengthen(state, self.args)
+        elif (more := state.get("settings", {}).get("updates", self.args.updates)) != self.args.updates:
+            raise ValueError(f"it was saved with updates {more}, config.json has {self.args.updates}; if it was being "
+                             f"extended, go on with --updates {more}")
         check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)
@@ -341,10 +344,10 @@ class Run:
     def _lengthen(self):
         """The run has more updates from here on. The checkpoint is told first: a kill in between asks for the same
         command again."""
-        with writing(path := self.folder / "config.json"):
-            (self.folder / "result.json").unlink(missing_ok=True)  # it is not finished
         if self.step:
             self.save()
+        with writing(path := self.folder / "config.json"):
+            (self.folder / "result.json").unlink(missing_ok=True)  # it is not finished
         args = self.config["args"]
         self.config |= {"args": args | {"updates": self.args.updates},
                         "extended": [*self.config.get("extended", []), args["updates"]]}

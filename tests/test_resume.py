@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmark.engine.runs import read_run
-from common import InputError, load
+from common import InputError, load, run
 from common.args import parse
 from common.checkpoint import save_sealed
 from common.graph import side_by_side
@@ -81,6 +81,28 @@ def test_a_run_of_an_older_version_goes_on_and_is_still_readable(tmp_path):
         assert load(folder).act([0.0] * 11).shape == (3,) and read_run(folder).checkpoint["step"] == int((words or [0, 40])[1])
     begun = train(tmp_path, "td3_bc", "--init-from", folder)
     assert json.loads((begun / "config.json").read_text())["init_from"]["step"] == 44
+
+
+def test_an_extension_that_is_cut_short_loses_nothing(tmp_path, monkeypatch):
+    """By a full disk, or by a kill before its config.json is written: then the same command goes on, and one without --updates says so."""
+    folder, module, whole = train(tmp_path, "td3_bc"), import_module("algorithms.td3_bc"), run.whole
+    words, before = ["--resume", str(folder)], {path: path.read_bytes() for path in folder.iterdir()}
+
+    def fails(*_):
+        raise OSError("no space left")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_sealed", fails)
+        with pytest.raises(InputError, match="no space left"):
+            module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "whole", lambda path: fails() if path.name == "config.json" else whole(path))
+        with pytest.raises(OSError, match="no space left"):
+            module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    with pytest.raises(InputError, match="go on with --updates 44"):
+        module.main(parse(module.Args, {}, words))
+    module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    same_results(folder, train(tmp_path, "td3_bc", "--updates", 44))
 
 
 def test_kill_9_inside_a_save_leaves_the_checkpoint_before_it(tmp_path):
