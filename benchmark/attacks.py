@@ -334,7 +334,7 @@ def main(args: Args):
         raise InputError("name one or more run folders, for example runs/*")
     alike = {}  # runs that differ in nothing but their seeds are one agent
     for run in runs:
-        facts = run.algorithm, run.script, run.settings, run.config["data"].get("sha256"), run.progress
+        facts = run.algorithm, run.script, sorted(run.settings.items()), run.config["data"].get("sha256"), run.progress
         alike.setdefault(repr(facts), []).append(run)
     agents, names = {}, [label(group[0]) for group in alike.values()]
     for name, group in zip(names, alike.values()):

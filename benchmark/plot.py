@@ -73,7 +73,7 @@ def gather(runs: list[Run]) -> list[Group]:
     alike = {}
     for run in runs:
         data = run.config.get("data", {}).get("sha256"), run.standin, run.physics
-        alike.setdefault(repr((run.algorithm, run.script, run.settings, data)), []).append(run)
+        alike.setdefault(repr((run.algorithm, run.script, sorted(run.settings.items()), data)), []).append(run)
     firsts, groups = [group[0] for group in alike.values()], []
     short = brief({name(run, firsts): run for run in reversed(firsts)})
     for group in alike.values():

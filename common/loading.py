@@ -201,6 +201,8 @@ def load_agent(folder: Path, config: dict, agents: list[dict], seed: int, action
         obs_std = torch.tensor(config["obs_std"], dtype=torch.float32)
         if not ((obs_std >= 0) & (obs_std < torch.inf)).all():
             raise ValueError("its obs_std is no std")
+        if action_size > sum(weights.numel() for weights in saved["actor"].values()):  # and not built for its memory
+            raise ValueError(f"action_size is {action_size:,}")
         rows = torch.zeros(10, 2 * len(obs_std) + action_size + 2)  # so many that rambo.py can hold one out
         data = Dataset(config["args"]["env"], config["task"], {"kind": "none"}, rows.to(device), len(obs_std),
                        action_size, torch.tensor([[0, 10]]))
@@ -230,7 +232,7 @@ def start_from(folder: Path, seeds: tuple[int, ...], agents: list) -> dict:
     saved, its = read_checkpoint(path, mmap=True), config["args"]["seeds"]
     try:
         check_fit(saved, config)
-        sizes = len(config["obs_std"]), config["action_size"]
+        sizes = len(config["obs_std"]), action_size(folder, config)
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"--init-from {folder}: {error}; an older version made it, or it was changed") from None
     if sizes != (data.obs_size, data.action_size):

@@ -272,7 +272,8 @@ class Run:
         """checkpoint.pt, whole or not at all: everything that the rest of the run depends on."""
         state = {"step": self.step, "seconds": self.seconds, "pretraining": self.pretraining,
                  "data": self.data.source["sha256"],
-                 "facts": facts(self.config), "settings": self._settings(),
+                 "facts": facts(self.config),
+                 "settings": {flag: value for flag, value in self._settings().items() if flag in self.config["args"]},
                  "rows": {name: "".join(rows) for name, rows in self.rows.items()},
                  "agents": [snapshot(agent) for agent in self.agents],
                  "waiting": [list(job[:3]) for job in self.evaluator.waiting] if self.evaluator else [],
@@ -285,7 +286,8 @@ class Run:
             save_sealed(state, file)
 
     def _settings(self) -> dict:
-        """The flags that a resumed run keeps; its own file is known by its SHA-256, wherever it lies."""
+        """The flags that a resumed run keeps; its own file is known by its SHA-256, wherever it lies. A checkpoint has
+        those of config.json, which an older version may have written: whoever reads both finds them equal."""
         free = FREE | {"runs", "resume"} | ({"env"} if self.data.source["kind"] == "file" else set())
         settings = {flag: value for flag, value in asdict(self.args).items() if flag not in free}
         return json.loads(json.dumps(settings, default=str))
@@ -317,6 +319,9 @@ class Run:
                              + advice * self.data.standin)
         if self.args.updates != self.config["args"]["updates"]:
             lengthen(state, self.args)
+        elif (more := state.get("settings", {}).get("updates", self.args.updates)) != self.args.updates:
+            raise ValueError(f"it was saved with updates {more}, config.json has {self.args.updates}; if it was being "
+                             f"extended, go on with --updates {more}")
         check_fit(state, self.config | {"args": self._settings()})
         for agent, saved in zip(self.agents, state["agents"]):
             snapshot(agent, saved)
@@ -339,10 +344,10 @@ class Run:
     def _lengthen(self):
         """The run has more updates from here on. The checkpoint is told first: a kill in between asks for the same
         command again."""
-        with writing(path := self.folder / "config.json"):
-            (self.folder / "result.json").unlink(missing_ok=True)  # it is not finished
         if self.step:
             self.save()
+        with writing(path := self.folder / "config.json"):
+            (self.folder / "result.json").unlink(missing_ok=True)  # it is not finished
         args = self.config["args"]
         self.config |= {"args": args | {"updates": self.args.updates},
                         "extended": [*self.config.get("extended", []), args["updates"]]}

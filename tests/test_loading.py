@@ -58,7 +58,7 @@ def test_loading_needs_no_dataset_and_starting_needs_no_loading(folder, tmp_path
 
 @pytest.mark.parametrize("change, why", [
     ({"algorithm": "mine"}, "was trained by mine.py, which is not in algorithms/"),
-    ({"action_size": 5}, "its networks do not fit"),
+    ({"action_size": 5}, "its networks do not fit"), ({"action_size": 999_999}, "action_size is 999,999"),
     ({"action_size": None}, "has no `action_size`"),
     ({"obs_std": [1.0]}, "it was saved with obs_std"),
     ({"started": 5}, None)])

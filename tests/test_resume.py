@@ -4,17 +4,20 @@ import json
 import os
 import signal
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from common import InputError
+from benchmark.engine.runs import read_run
+from common import InputError, load, run
 from common.args import parse
+from common.checkpoint import save_sealed
 from common.graph import side_by_side
 from common.run import snapshot
-from tests.helpers import (ALGORITHMS, ENDLESS, FLAGS, ROOT, Pause, Script, assert_equal_trees, run_script, save_to_memory, small_agents, wait_until,
-                           write_npz)
+from tests.helpers import (ALGORITHMS, ENDLESS, FLAGS, ROOT, Pause, Script, assert_equal_trees, run_script, save_to_memory, small_agents, train,
+                           wait_until, write_npz)
 
 RARELY = ["--save-seconds", 10**6]  # once, at the end
 
@@ -61,6 +64,45 @@ def test_kill_9_and_resume_is_bitwise(algorithm, real, tmp_path):
     assert "resumed at update 41" in out
     same_results(only_folder(tmp_path / "whole"), folder)
     assert json.loads((folder / "result.json").read_text())["step"] == updates
+
+
+def test_a_run_of_an_older_version_goes_on_and_is_still_readable(tmp_path):
+    """Its config.json and its checkpoint lack what is younger; a checkpoint that has more than config.json would seem to be another run's."""
+    folder, module = train(tmp_path, "td3_bc"), import_module("algorithms.td3_bc")
+    config, saved = json.loads((folder / "config.json").read_text()), torch.load(folder / "checkpoint.pt", weights_only=True)
+    for flag in ("init_from", "holdout", "score_min", "score_max"):
+        del config["args"][flag], saved["settings"][flag]
+    del config["action_size"], config["init_from"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with open(folder / "checkpoint.pt", "w+b") as file:
+        save_sealed(saved, file)
+    for words in ([], ["--updates", "44"]):
+        module.main(parse(module.Args, {}, ["--resume", str(folder), *words]))
+        assert load(folder).act([0.0] * 11).shape == (3,) and read_run(folder).checkpoint["step"] == int((words or [0, 40])[1])
+    begun = train(tmp_path, "td3_bc", "--init-from", folder)
+    assert json.loads((begun / "config.json").read_text())["init_from"]["step"] == 44
+
+
+def test_an_extension_that_is_cut_short_loses_nothing(tmp_path, monkeypatch):
+    """By a full disk, or by a kill before its config.json is written: then the same command goes on, and one without --updates says so."""
+    folder, module, whole = train(tmp_path, "td3_bc"), import_module("algorithms.td3_bc"), run.whole
+    words, before = ["--resume", str(folder)], {path: path.read_bytes() for path in folder.iterdir()}
+
+    def fails(*_):
+        raise OSError("no space left")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_sealed", fails)
+        with pytest.raises(InputError, match="no space left"):
+            module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "whole", lambda path: fails() if path.name == "config.json" else whole(path))
+        with pytest.raises(OSError, match="no space left"):
+            module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    with pytest.raises(InputError, match="go on with --updates 44"):
+        module.main(parse(module.Args, {}, words))
+    module.main(parse(module.Args, {}, [*words, "--updates", "44"]))
+    same_results(folder, train(tmp_path, "td3_bc", "--updates", 44))
 
 
 def test_kill_9_inside_a_save_leaves_the_checkpoint_before_it(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark import sweep
+from benchmark import plot, sweep
 from benchmark.engine import grid, sweeps
 from common import InputError
 from tests.helpers import ROOT, run_script, write_npz
@@ -94,6 +94,22 @@ def test_a_run_from_other_weights_is_another_run(tmp_path):
     path.write_text(json.dumps(config))
     assert make(tmp_path, "--over", "alpha=1", "--seeds", 0).scores()["alpha=1"][DATASET] == [10.0]
     assert make(tmp_path, "--over", "alpha=1", "--seeds", 0, extra=["--init-from", str(tmp_path / "runs/a")]).scores()["alpha=1"][DATASET] == []
+
+
+def test_a_run_of_an_older_version_has_the_defaults_of_flags_that_it_lacks(tmp_path):
+    """It trained on all episodes, so a column with a hold-out is not its; and it is in one group with today's runs."""
+    for name, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / "runs" / name, "td3_bc", f"--env {DATASET} --alpha 1", seeds=(seed,), scores=(10.0,))
+    path = tmp_path / "runs/a/config.json"
+    config = json.loads(path.read_text())
+    for flag in ("init_from", "holdout", "score_min", "score_max"):
+        del config["args"][flag]
+    path.write_text(json.dumps(config))
+    found = make(tmp_path, "--over", "holdout=0,0.1", "--seeds", 0, 1, extra=["--alpha", "1"]).scores()
+    assert found["holdout=0"][DATASET] == [10.0, 10.0] and found["holdout=0.1"][DATASET] == []
+    this = make(tmp_path, "--over", "alpha=1", "--seeds", 0, 1, 2)
+    (group,) = plot.gather(this.runs)
+    assert sorted(group.runs) == [0, 1] and this.seconds(this.jobs(False)[0])
 
 
 # The ranking

@@ -62,7 +62,7 @@ class Cell:
         return self.own.task if self.own else self.dataset
 
     def owns(self, run: Run) -> bool:
-        mine, its = json.loads(self.settings), {"init_from": None} | run.settings  # a younger flag has its default
+        mine, its = json.loads(self.settings), run.settings
         if self.own:  # by its bytes: wherever it lay, and never what it was before
             del mine["env"]
             if run.config["dataset_source"] != "file" or run.config["data"].get("sha256") != self.own.sha256:

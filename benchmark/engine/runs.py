@@ -9,12 +9,12 @@ import io
 import json
 import os
 import sys
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
 
 from common import InputError, loading
-from common.args import parse, read_config
+from common.args import RunArgs, parse, read_config
 from common.checkpoint import check_fit, read_checkpoint
 from common.files import text_of
 from common.loading import agent_class, load_script  # noqa: F401
@@ -37,6 +37,15 @@ def settings(args: dict) -> dict:
 
 def script_of(algorithm: str) -> Path:
     return ROOT / f"algorithms/{algorithm}.py"
+
+
+@cache
+def defaults(algorithm: str) -> dict:
+    """What the project's file of this name has for every flag of which a command line says nothing; for another file,
+    which is not loaded, the flags that all share."""
+    path = script_of(algorithm)
+    known = load_script(path).Args if path in path.parent.glob("*.py") else RunArgs
+    return settings({flag.name: flag.default for flag in fields(known)})
 
 
 def flags(words: list[str]) -> dict[str, str]:
@@ -92,7 +101,9 @@ class Run:
 
     @property
     def settings(self) -> dict:
-        return settings(self.config["args"])
+        """Its arguments that change a score; a flag that is younger than the run has its default."""
+        args = settings(self.config["args"])
+        return args | {flag: value for flag, value in defaults(self.algorithm).items() if flag not in args}
 
     @property
     def standin(self) -> bool:
