@@ -66,7 +66,8 @@ def action_bounds(source: dict) -> Bounds | None:
 
 def gymnasium_id(task: str) -> bool:
     """Is a task named by its Gymnasium id, `Pendulum-v1` or `module:Id-v0`? Else it has a D4RL name, or a Minari id."""
-    return ":" in task or not ("/" in task or task in D4RL or task.split("-")[0] in ROBOTS)
+    versioned = re.search(r"-v\d+$", task) and "/" not in task
+    return ":" in task or bool(versioned) and task not in D4RL and task.split("-")[0] not in ROBOTS
 
 
 def fitting(obs_size: int, action_size: int) -> str:
