@@ -177,7 +177,7 @@ def _checked(args, here):
             here and make_env(args.eval_env, typed=True).close()
         elif "/" not in args.eval_env:
             raise InputError(f"--eval-env {args.eval_env}: no D4RL task of this name; give one, a Minari id, a "
-                             "Gymnasium id, none or auto")
+                             "Gymnasium id with its version (Pendulum-v1), none or auto")
     if (args.score_min is None) != (args.score_max is None) or args.score_min is not None and not (
             args.score_min < args.score_max):
         raise InputError(f"--score-min {args.score_min} --score-max {args.score_max}: give both, the least one first, "
