@@ -16,9 +16,11 @@ the game begins, and pi is still the clone of the data. Where the start is above
 reference already, and a kept cell shows little. Where it is far below 0, a short game may not have the time to arrive.
 
 --small is a budget for a CPU: hopper; references random, medium and expert; data medium-replay and medium; beta 1, 4
-and 16; one seed; and the constants below. The game is a hundredth of the paper's and its actor 80 times as fast, 4e-5
-(5e-7): 10,000 updates can then move a weight by 0.4, the paper's million by 0.5. One core of an AMD EPYC makes 90
-updates of the warm start a second and 26 of the game, so each of the 18 runs takes ten minutes, models not counted.
+and 16; one seed; and the constants below. The game is a two-hundredth of the paper's and its actor 160 times as fast,
+8e-5 (5e-7): 5,000 updates can then move a weight by 0.4, the paper's million by 0.5. Target critics follow ten times as
+fast, tau 0.05 (0.005), because an error of all values shrinks to 1/e in 1 / (tau (1 - gamma)) updates. That is 2,000
+here; with 0.005 it is 20,000, longer than these games, which then ended far below references that they reach with 0.05
+(benchmark/results/standin). One core of an AMD EPYC makes 90 updates of the warm start a second and 26 of the game.
 
 Flags after a -- go to ARMOR's runs, and those that every algorithm has (--device, --eval-episodes) to the references
 as well. --updates is ARMOR's, --reference-updates the references'.
@@ -58,7 +60,8 @@ REFERENCE = f"{CLONING} --updates 100000"
 SMALL_ROBOTS, SMALL_REFERENCES, SMALL_LEVELS = ("hopper",), ("random", "medium", "expert"), ("medium-replay", "medium")
 SMALL_BETAS, SMALL_SEEDS = (1.0, 4.0, 16.0), (0,)
 SMALL_REFERENCE = f"{CLONING} --updates 20000 --batch-size 64 --eval-every 2000"
-SMALL_GAME = "--warm-start 20000 --updates 30000 --actor-lr 4e-5 --batch-size 64 --eval-every 1000 --model-epochs 20"
+SMALL_GAME = ("--warm-start 6000 --updates 11000 --actor-lr 8e-5 --tau 0.05 --batch-size 64 --eval-every 500 "
+              "--model-epochs 20")
 TOLERANCE = 2.0  # points below the reference that a cell may be
 REFERENCE_SCORE = "reference"  # a column of ARMOR's eval.csv: J(ref) at the same start states as J(pi)
 SCORES = {"last": "the last evaluation", "game": "the mean of the game's last ten evaluations"}

@@ -209,7 +209,7 @@ def read_config(folder: Path) -> dict:
         why = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
         if not os.path.lexists(folder):
             near = Path("runs") / folder
-            why = f"did you mean {near}?" if near.is_dir() else "there is nothing of this name"
+            why = f"did you mean {near}?" if os.path.isdir(near) else "there is nothing of this name"
         raise InputError(f"{folder}: no run folder, or a broken one ({why})") from None
 
 
