@@ -352,6 +352,14 @@ def test_pages():
     assert questions.count("\n| ") == 21  # twenty, and the heading
 
 
+def test_lines_of_python_that_people_are_told():
+    """Those of docs/use.md are those of common/loading.py, which tests/test_loading.py runs; the README's are the first."""
+    told = importlib.import_module("common.loading").__doc__
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/use.md").read_text(), re.S)
+    lines = [line.split("  #")[0] for block in blocks + re.findall(r"```python\n(.*?)```", README, re.S) for line in block.splitlines()]
+    assert len(blocks) == 3 and len(lines) == 12 and not [line for line in lines if f"    {line}\n" not in told]
+
+
 def test_requirements_are_pinned():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert lines[0] == "-e ." and "torch==2.13.0" in lines
