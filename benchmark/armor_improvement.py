@@ -43,7 +43,7 @@ from matplotlib.patches import Rectangle
 
 from benchmark.engine import grid, tables
 from benchmark.engine.curves import evaluations
-from benchmark.engine.figures import number, save
+from benchmark.engine.figures import number, save, sheet
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Column, Table
 from benchmark.engine.runs import digest, flags
@@ -266,9 +266,8 @@ def draw(this: grid.Grid, rows: list[dict]) -> Figure:
     limit, small = max(10.0, *(abs(value) for value in matrix(rows, "last").values())), dict(fontsize=8)
     widest = max(len({row["dataset"] for row in rows if row["robot"] == robot}) for robot in robots)
     tallest = max(len({row["reference"] for row in rows if row["robot"] == robot}) for robot in robots)
-    figure = Figure(figsize=((0.65 * widest + 0.5) * len(betas) + 2.6, (0.5 * tallest + 1.1) * len(robots) + 1),
-                    layout="constrained")
-    axes = figure.subplots(len(robots), len(betas), squeeze=False)
+    size = (0.65 * widest + 0.5) * len(betas) + 2.6, (0.5 * tallest + 1.1) * len(robots) + 1
+    figure, axes = sheet(len(robots), len(betas), size)
     for robot, line in zip(robots, axes):
         mine = [row for row in rows if row["robot"] == robot]
         levels = [level for level in LEVELS if any(row["reference"] == level for row in mine)]

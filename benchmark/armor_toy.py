@@ -42,7 +42,7 @@ from typing import Annotated
 
 from matplotlib.figure import Figure
 
-from benchmark.engine.figures import COLOURS, save
+from benchmark.engine.figures import COLOURS, save, sheet
 from common import friendly
 from common.args import cli, within
 
@@ -141,8 +141,7 @@ def penalty_panel(ax, policies):
 
 
 def draw(policies) -> Figure:
-    figure = Figure(figsize=(12.5, 3.8), layout="constrained")
-    axes = figure.subplots(1, 4, sharey=True)
+    figure, (axes,) = sheet(1, 4, (12.5, 3.8), sharey=True)
     for ax, name in zip(axes, CASES):
         panel(ax, policies, name)
     penalty_panel(axes[3], policies)

@@ -29,7 +29,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from benchmark.engine.figures import save, styles
+from benchmark.engine.figures import save, sheet, styles
 from benchmark.engine.files import whole
 from benchmark.engine.grid import read
 from benchmark.engine.jobs import Job, Own, cell, simulated, work
@@ -168,10 +168,10 @@ def markdown(rows: list[dict], about: str) -> str:
 
 def draw(rows: list[dict]) -> Figure:
     """Value against discounted return, where a right value lies on the line, and against the score."""
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    figure, (axes,) = sheet(1, 2, (9, 4.4), sharey=True)
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
     value = np.array([row["value"] for row in rows])
-    for ax, (name, label) in zip(figure.subplots(1, 2, sharey=True), (
+    for ax, (name, label) in zip(axes, (
             ("truth", "discounted return in the simulator"), ("score", "normalised score in the simulator"))):
         truth, lefts = np.array([row[name] for row in rows]), 0
         for row in rows:

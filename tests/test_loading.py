@@ -141,7 +141,7 @@ def test_torchscript(algorithm, trained, tmp_path, monkeypatch):
     policy, namespace = load(trained(algorithm)), {"torch": torch, "obs": obs}
     _, script, _ = examples(namespace | {"policy": policy})
     action = script()
-    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and np.ptp(action, 0).min() > 0
+    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and (np.ptp(action, 0).min() > 0 or algorithm == "fqe")  # whose policy stands still without --policy
     torch.testing.assert_close(torch.jit.load("policy.pt")(torch.tensor(obs[:1])).numpy(), policy.act(obs[:1]), rtol=0, atol=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_onnx(algorithm, trained, tmp_path, monkeypatch):
     policy = load(trained(algorithm))
     _, _, export = examples({"torch": torch, "onnxruntime": onnxruntime, "obs": obs, "policy": policy})
     action = export()
-    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and np.ptp(action, 0).min() > 0
+    assert action.shape == (7, 3) and abs(action - policy.act(obs)).max() < 1e-6 and (np.ptp(action, 0).min() > 0 or algorithm == "fqe")  # whose policy stands still without --policy
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
 
 

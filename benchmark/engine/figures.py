@@ -89,6 +89,12 @@ def panels(blocks: list[list[str]], most: int = 3, size=(3.3, 2.4)):
     return figure, axes
 
 
+def sheet(rows: int, columns: int, size: tuple[float, float], **shared):
+    """A figure, its size in inches, and its axes (rows, columns), for what is no row of `panels`."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
 def roomy(titles: list[str], lines: int, names):
     """A figure and its axes, with room for names beside each of them, of which `lines` has the most."""
     longest = min(LONGEST, max(map(len, names)))

@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmark.engine import page, tables
-from benchmark.engine.figures import COLOURS, number, save
+from benchmark.engine.figures import COLOURS, number, save, sheet
 from benchmark.engine.files import whole
 from benchmark.engine.grid import Grid
 from benchmark.engine.runs import SCORES
@@ -186,8 +185,8 @@ def figure(this: Sweep, ranked: list[dict], path: Path) -> bool:
     columns = min(3, len(titles))
     rows = -(-len(titles) // columns)
     size = (4.4, 3.2) if len(swept) == 1 else (4.6, 3.4)
-    drawn = Figure(figsize=(size[0] * columns, size[1] * rows + 0.5), layout="constrained")
-    axes = list(drawn.subplots(rows, columns, squeeze=False).flat)
+    drawn, axes = sheet(rows, columns, (size[0] * columns, size[1] * rows + 0.5))
+    axes = list(axes.flat)
     for ax in axes[len(titles):]:
         ax.remove()
     for (title, of), ax in zip(titles.items(), axes):
