@@ -465,7 +465,7 @@ def agent_lacks(state):
     (lambda s: s.update(step=5), "it has 1 agents after 5 updates"), (lambda s: s["agents"][0].update(step={}), "TD3BC.step has another shape or kind"),
     (lambda s: s["agents"][0].update(actor_stats=torch.ones(1)), "TD3BC.actor_stats has another shape"),
     (lambda s: s["agents"][0]["actor"].update({"obs_mean": torch.ones(1)}), "size mismatch for obs_mean"),
-    (lambda s: s.update(rows={"log.csv": ""}), "KeyError: 'eval.csv'"), (lambda s: s.update(settings=None), "TypeError"),
+    (lambda s: s.update(rows={"log.csv": ""}), "KeyError: 'eval.csv'"), (lambda s: s.update(settings=None), "AttributeError"),
     (lambda s: s.update(rows={"log.csv": "", "eval.csv": "step,seed,score\n1,8,3\n"}), "KeyError: 8"),
     (lambda s: s.update(waiting=[[2, 8, {}]]), "ValueError|not in tuple"),
     (lambda s: s.pop("rows"), "an older version saved it, git [0-9a-f]{7,40}(-dirty)?; continue it with that one, or start a new run")])
