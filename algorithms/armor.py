@@ -52,6 +52,9 @@ Paper / authors' code / here (no code was published; ATAC's is the same group's)
 - (3): The paper does not rescale it by (9), and steps M before the critics. Here the model's gradient is
   divided by max(1, lambda), too, and all step at once.
 - No source has beta: sweep 0.25, 1, 4, 16, 64. To begin as a clone of another reference is left out.
+- Seen in small runs (benchmark/results/standin; reference 40, one seed): holdout is 0.8 of what it was with
+  lambda 1e3 or 1e5, but 2.8 with 10, and no loss tells; with the paper's omega reward_error is 2.6, not 0.03.
+  The mean score of the game was 67 with H 20, 34 with 5, 31 with 1; 58 with beta 0.25, where 1 had 34.
 - A run with |Qk| above 1e5 has diverged: at the log's next row it ends, exit code 1.
 
 --reference is bc, a frozen copy of the actor after the warm start; or the folder of a run of any file here;
