@@ -41,7 +41,7 @@ of Q_k(s, a), and target that of (3). clipped is the share of targets at a bound
 is the mean of (5), value_low and value_high its least and largest: healthy ones level off and stay close.
 distance is the root of mean_b,i (pi(s)_i - a_i)^2, 0 for the data's own. eval.csv has the true score.
 
-Read before: sac_n.py (99 lines of code differ)
+Read before: sac_n.py (106 lines of code differ)
 Run: python algorithms/fqe.py --env hopper-medium-v2 --policy runs/td3_bc-hopper-medium-v2-20261121-091549-151
 """
 
@@ -163,6 +163,11 @@ class FQE:
         error = (q - target) / self.critics.unit
         return (count * error.square()).sum() / q.shape[1]  # (4)
 
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        first_q = self.target_critics(self.first_obs, self.actor.act(self.first_obs))  # (N, E)
+        return (self.first_counts * first_q).sum(1) / self.first_counts.sum(1)  # (5), (N,)
+
     def update(self, log: bool = True) -> dict[str, Tensor]:
         self.step += 1
         size, rows = (self.args.batch_size,), self.data.rows
@@ -181,8 +186,7 @@ class FQE:
             torch._foreach_lerp_(targets, weights, self.args.tau)  # (1 - tau) target + tau online
         if not log:
             return {}
-        first_q = self.target_critics(self.first_obs, self.actor.act(self.first_obs))  # (N, E)
-        value = (self.first_counts * first_q).sum(1) / self.first_counts.sum(1)  # (5), (N,)
+        value = self.value()
         distance = nn.functional.mse_loss(self.actor.act(batch.obs), batch.action).sqrt()
         clipped = ((target <= self.low) | (target >= self.high)).float().mean()
         return {"critic_loss": critic_loss / len(q), "td_error": (q - target).abs().mean(), "q": q.mean(),
@@ -214,6 +218,10 @@ def main(args: Args):
         run.log(step, logs)
         run.evaluate(step)
     run.report()
+    for seed, agent in zip(args.seeds, agents):
+        value = agent.value()
+        print(f"seed {seed}: discounted value {value.mean():.1f}, {value.amin():.1f} to {value.amax():.1f} "
+              f"over {len(value)} networks")
 
 
 if __name__ == "__main__":

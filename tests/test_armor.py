@@ -308,8 +308,10 @@ def worst_case(q, reference, known, steps=800):
     return pessimism.mean().item()
 
 
-@pytest.mark.parametrize("reference, known, value", [("right", (0.1, None), lambda q: -0.9 * (1 - q)), ("left", (0.1, None), lambda q: -0.1 * q),
-                                                     ("left", (0.1, 0.8), lambda q: 0.7 * q)], ids=["copy right", "copy left", "improve"])
+@pytest.mark.parametrize("reference, known, value", [
+    pytest.param("right", (0.1, None), lambda q: -0.9 * (1 - q), id="copy right"),
+    pytest.param("left", (0.1, None), lambda q: -0.1 * q, id="copy left", marks=pytest.mark.slow),
+    pytest.param("left", (0.1, 0.8), lambda q: 0.7 * q, id="improve", marks=pytest.mark.slow)])
 def test_copy_where_data_are_silent_and_improve_where_they_speak(reference, known, value):
     """Left pays 0.1, right may pay anything in [0, 1] or, where the data tell it, 0.8. The actor's best is the reference, or right."""
     worst = [worst_case(q, reference, known) for q in (0.0, 0.5, 1.0)]

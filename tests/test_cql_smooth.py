@@ -141,6 +141,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_from_nothing_to_the_figures(words, tmp_path):
     code, out, err = run_script(SCRIPT, *words, *TINY)
     assert code == 0 and err == "", err

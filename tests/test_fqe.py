@@ -251,6 +251,7 @@ def test_a_killed_evaluation_of_a_run_goes_on_bitwise(place, tmp_path):
     words = ["--env", folder / "hopper.npz", "--policy", run, "--eval-env", "hopper-medium-v2", "--updates", 12, "--log-every", 3, "--batch-size", 8,
              "--eval-episodes", 2]
     code, out, err = run_script(script, *words, *RARELY, "--runs", tmp_path / "whole")
+    assert "discounted value" in out.splitlines()[-1], out
     assert code == 0 and err == "", err
     pause.at(8)
     killed = Script(script, *words, "--save-seconds", 0, "--runs", tmp_path / "killed", env=os.environ | pause.env)

@@ -291,6 +291,7 @@ def test_what_is_counted_with(tmp_path):
         assert pessimism.counted("COMBO", agent, action).tolist() == pytest.approx([truth, truth + 1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_figure_of_six_agents(tmp_path):
     words = ["--updates", 20, "--rows", 300, "--out", tmp_path / "out"]
     code, out, err = run_script(ROOT / "benchmark/pessimism.py", *words)

@@ -24,7 +24,7 @@ SCRIPTS = sorted(path for path in (ROOT / "benchmark").glob("*.py") if path.stem
 ENGINE = sorted((ROOT / "benchmark/engine").glob("*.py"))
 BUDGETS = {"td3_bc": 220, "sac_n": 250, "edac": 280, "pbrl": 285, "rorl": 335, "bc": 220, "iql": 241, "sql_eql": 275, "xql": 294,
            "awac": 225, "one_step": 221, "cql": 381, "atac": 290, "mopo": 317, "combo": 353, "rambo": 473,
-           "mobile": 337, "morel": 442, "armor": 503, "fqe": 221}  # lines a file may have
+           "mobile": 337, "morel": 442, "armor": 503, "fqe": 229}  # lines a file may have
 APART = ("dynamics", "pretraining", "terminations", "loading", "reference", "holdout", "overview", "reader", "lesson", "mathml", "film")  # files of common/ beyond its budget, which was set without them
 WIDTH = {"algorithms": 110, "common": 120, "benchmark": 120, "engine": 120}
 every_algorithm = pytest.mark.parametrize("path", ALGORITHMS, ids=lambda path: path.stem)
