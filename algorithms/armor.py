@@ -45,8 +45,8 @@ Paper / authors' code / here (no code was published; ATAC's is the same group's)
 - ATAC's code has the networks, (4) to (6), (9), w, C, gamma, tau, the learning rates, and the warm start: (3)
   has neither G nor the fit there, and E has the data's r, s' and d. After it all is renewed as in atac.py.
 - Ours, and checked by nobody: M, but for its layers (recalled, unverified), and its training before the first
-  update; d by a rule for real pairs too, or as stored (--stored-ends); batch sizes, lambda, omega, H
-  (--restart-every), the buffer's size, where states begin anew; up to 1,000 rows are held out of all updates.
+  update; d by a rule for real pairs too, or as stored (--stored-ends); batch sizes, lambda, omega,
+  --restart-every, the buffer's size, where states begin anew; up to 1,000 rows are held out of all updates.
 - (12): The paper has omega = 1 / V_max^2, V_max = max|r| / (1 - gamma): --reward-coef None. The group's code
   MAHALO, built alike, has lambda omega = 1e5. The paper's subscript names simulated rows, which have no r.
 - (3): The paper does not rescale it by (9), and steps M before the critics. Here the model's gradient is
@@ -54,7 +54,7 @@ Paper / authors' code / here (no code was published; ATAC's is the same group's)
 - No source has beta: sweep 0.25, 1, 4, 16, 64. To begin as a clone of another reference is left out.
 - Seen in small runs (benchmark/results/standin; reference 40, one seed): holdout is 0.8 of what it was with
   lambda 1e3 or 1e5, but 2.8 with 10, and no loss tells; with the paper's omega reward_error is 2.6, not 0.03.
-  The mean score of the game was 67 with H 20, 34 with 5, 31 with 1; 58 with beta 0.25, where 1 had 34.
+  The mean score of the game was 67 with --restart-every 20, 34 with 5, 31 with 1; 58 with beta 0.25, not 1.
 - A run with |Qk| above 1e5 has diverged: at the log's next row it ends, exit code 1.
 
 --reference is bc, a frozen copy of the actor after the warm start; or the folder of a run of any file here;
@@ -69,7 +69,7 @@ the mean of (z - mu)^2 on held-out rows, holdout_before what it was before the f
 holdout below twice that; if it never moves, lambda freezes M. reward_error is the mean |R - r| on the same
 rows. model.csv has (12) and both errors after each 1,000 steps of M's first training.
 
-Read before: atac.py (214 lines of code differ).
+Read before: atac.py (213 lines of code differ).
 Run: python algorithms/armor.py --env hopper-medium-replay-v2
 """
 
@@ -83,7 +83,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from common import friendly
-from common.args import Count, Fraction, NonNegative, Positive, RunArgs, Seeds, Size, parse, within
+from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
 from common.dynamics import Preset, Ring, split
 from common.graph import side_by_side
@@ -102,7 +102,7 @@ class Args(RunArgs):
     reference: str = "bc"  # bc, or the folder of a run, or an .npz file of a policy: see above
     beta: Positive = 4.0  # in (3), to be swept: see above
     fit_coef: Positive = 1e3  # lambda in (3)
-    reward_coef: NonNegative | None = 1.0  # omega in (12); None: 1 / V_max^2
+    reward_coef: Annotated[float | None, within("[0, inf)")] = 1.0  # omega in (12); None: 1 / V_max^2
     restart_every: Size = 5  # the paper's H: updates after which all simulated states begin anew
     pairs: Annotated[int, within("[1, 1e9]")] = 1_000_000  # kept in the buffer; one update's at least
     batch_size: Size = 256  # B, of real rows, of pairs, and of each bank

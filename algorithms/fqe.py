@@ -55,8 +55,8 @@ from torch import Tensor, nn
 from common import InputError, friendly, load
 from common.args import Count, Fraction, Positive, RunArgs, Seeds, Size, parse, within
 from common.data import Batch, Dataset, load_dataset
-from common.evaluation import action_bounds
 from common.graph import side_by_side
+from common.physics import action_bounds
 from common.run import Run
 
 

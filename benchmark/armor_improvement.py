@@ -16,8 +16,8 @@ the game begins, and pi is still the clone of the data. Where the start is above
 reference already, and a kept cell shows little. Where it is far below 0, a short game may not have the time to arrive.
 
 --small is a budget for a CPU: hopper; references random, medium and expert; data medium-replay and medium; beta 1, 4
-and 16; one seed; and the constants below. The game is a two-hundredth of the paper's and its actor 160 times as fast,
-8e-5 (5e-7): 5,000 updates can then move a weight by 0.4, the paper's million by 0.5. Target critics follow ten times as
+and 16; one seed; and the constants below. The game is a two-hundredth of ATAC's and its actor 160 times as fast,
+8e-5 (5e-7): 5,000 updates can then move a weight by 0.4, ATAC's million by 0.5. Target critics follow ten times as
 fast, tau 0.05 (0.005), because an error of all values shrinks to 1/e in 1 / (tau (1 - gamma)) updates. That is 2,000
 here; with 0.005 it is 20,000, longer than these games, which then ended far below references that they reach with 0.05
 (benchmark/results/standin). One core of an AMD EPYC makes 90 updates of the warm start a second and 26 of the game.

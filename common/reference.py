@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from common import InputError
 from common.data import Dataset
-from common.evaluation import action_bounds
 from common.files import irregular
 from common.loading import load
+from common.physics import action_bounds
 from common.terminations import NEVER, RULES, robot_of
 
 LARGEST = 2**26  # bytes of a policy's file

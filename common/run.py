@@ -172,7 +172,7 @@ class Run:
                                f"{self.folder}")
             self._append("log.csv", row)
         if self._has_row(step) and self.bar is not None and not self.evaluator:  # the first two and the held-out
-            keys = [key for i, key in enumerate(rows[0]) if i in (2, 3) or key.startswith("holdout_")]
+            keys = [key for i, key in enumerate(rows[0]) if i in (2, 3) or key in ("holdout_cloning", "holdout_td")]
             self.bar.set_postfix_str("  ".join(f"{key} {np.mean([row[key] for row in rows]):.3g}" for key in keys))
 
     def evaluate(self, step: int, last: bool = False) -> None:
